@@ -1,0 +1,21 @@
+package deps
+import (
+ _ "github.com/opencontainers/runtime-spec/specs-go"
+ _ "github.com/opencontainers/image-spec/specs-go/v1"
+ _ "github.com/opencontainers/go-digest"
+ _ "github.com/google/go-containerregistry/pkg/v1/remote"
+ _ "github.com/google/go-containerregistry/pkg/authn"
+ _ "github.com/klauspost/compress/zstd"
+ _ "github.com/klauspost/compress/gzip"
+ _ "github.com/vishvananda/netlink"
+ _ "github.com/google/nftables"
+ _ "github.com/cilium/ebpf"
+ _ "github.com/moby/profiles/seccomp"
+ _ "golang.org/x/net/bpf"
+ _ "golang.org/x/sys/unix"
+ _ "golang.org/x/term"
+ _ "github.com/spf13/cobra"
+ _ "github.com/docker/go-units"
+ _ "github.com/moby/sys/user"
+ _ "github.com/distribution/reference"
+)
