@@ -1,0 +1,338 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// MountPoint is one mount that the user or the image asks for, wherever it was
+// said. The first fields are those that inspect prints under "Mounts".
+type MountPoint struct {
+	Type        string
+	Name        string `json:",omitempty"` // of the volume; empty for an anonymous one until the engine names it
+	Source      string // bind: the host path
+	Destination string
+	Driver      string `json:",omitempty"`
+	Mode        string
+	RW          bool
+	Propagation string
+
+	// NoCopy: a new volume is not filled from the image.
+	NoCopy bool `json:"-"`
+	// CreateSource: a missing bind source is made as a directory (-v does, --mount does not).
+	CreateSource bool `json:"-"`
+	// Labels and DriverOptions are for a volume that has to be made.
+	Labels        map[string]string `json:"-"`
+	DriverOptions map[string]string `json:"-"`
+	// Subpath is the directory in the volume that is mounted.
+	Subpath string `json:"-"`
+	// NonRecursive binds without submounts; RecursiveReadOnly makes those read-only too.
+	NonRecursive      bool `json:"-"`
+	RecursiveReadOnly bool `json:"-"`
+	// TmpfsOptions are the mount options of a tmpfs.
+	TmpfsOptions []string `json:"-"`
+}
+
+// Mounts lists the mounts that o and the image ask for, in the order of Docker:
+// -v, --mount, anonymous volumes (also the image's, where nothing else stands on
+// their destination), --tmpfs. The engine makes the volumes of it and gives
+// their directories to Spec as Facts.VolumePaths. Two mounts on one destination
+// are an error.
+func Mounts(img *ocispec.ImageConfig, o Options) ([]MountPoint, error) {
+	var list []MountPoint
+	for _, b := range o.HostConfig.Binds {
+		m, err := ParseVolume(b)
+		if err != nil {
+			return nil, err
+		}
+		if m.Type == MountVolume {
+			m.Driver = o.HostConfig.VolumeDriver
+		}
+		list = append(list, m)
+	}
+	for i := range o.HostConfig.Mounts {
+		m, err := o.HostConfig.Mounts[i].point()
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, m)
+	}
+	for _, dst := range slices.Sorted(maps.Keys(o.Config.Volumes)) {
+		m, err := ParseVolume(dst)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, m)
+	}
+	for _, dst := range slices.Sorted(maps.Keys(o.HostConfig.Tmpfs)) {
+		m, err := tmpfsPoint(dst, o.HostConfig.Tmpfs[dst])
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, m)
+	}
+	if err := checkDuplicates(list); err != nil {
+		return nil, err
+	}
+	return appendImageVolumes(list, img)
+}
+
+func checkDuplicates(list []MountPoint) error {
+	for i := range list {
+		for j := range i {
+			if list[i].Destination == list[j].Destination {
+				return fmt.Errorf("duplicate mount point: %s", list[i].Destination)
+			}
+		}
+	}
+	return nil
+}
+
+func appendImageVolumes(list []MountPoint, img *ocispec.ImageConfig) ([]MountPoint, error) {
+	if img == nil || len(img.Volumes) == 0 {
+		return list, nil
+	}
+	for _, dst := range slices.Sorted(maps.Keys(img.Volumes)) {
+		m := MountPoint{Type: MountVolume, Destination: dst, RW: true}
+		if err := m.check(); err != nil {
+			return nil, fmt.Errorf("image volume: %w", err)
+		}
+		if slices.ContainsFunc(list, func(x MountPoint) bool { return x.Destination == m.Destination }) {
+			continue
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// point checks a --mount and brings it to the common form.
+func (m *Mount) point() (MountPoint, error) {
+	p := MountPoint{Type: m.Type, Destination: m.Target, RW: !m.ReadOnly}
+	fail := func(format string, a ...any) (MountPoint, error) {
+		return MountPoint{}, fmt.Errorf("invalid mount config for type %q: "+format, append([]any{m.Type}, a...)...)
+	}
+	switch m.Type {
+	case MountBind:
+		if m.Source == "" {
+			return fail("field Source must not be empty")
+		}
+		p.Source = path.Clean(m.Source)
+		if b := m.BindOptions; b != nil {
+			p.Propagation, p.NonRecursive, p.CreateSource = b.Propagation, b.NonRecursive, b.CreateMountpoint
+			p.RecursiveReadOnly = b.ReadOnlyForceRecursive
+		}
+	case MountVolume:
+		p.Name = m.Source
+		if p.Name == "" && m.ReadOnly {
+			return fail("must not set ReadOnly mode when using anonymous volumes")
+		}
+		if v := m.VolumeOptions; v != nil {
+			p.NoCopy, p.Labels, p.Subpath = v.NoCopy, v.Labels, v.Subpath
+			if v.DriverConfig != nil {
+				p.Driver, p.DriverOptions = v.DriverConfig.Name, v.DriverConfig.Options
+			}
+		}
+	case MountTmpfs:
+		if m.Source != "" {
+			return fail("field Source must not be specified")
+		}
+		var opts []string
+		if m.ReadOnly {
+			opts = append(opts, "ro")
+		}
+		if t := m.TmpfsOptions; t != nil && t.Mode != 0 {
+			opts = append(opts, "mode="+strconv.FormatUint(uint64(t.Mode), 8))
+		}
+		if t := m.TmpfsOptions; t != nil && t.SizeBytes != 0 {
+			opts = append(opts, "size="+formatTmpfsSize(t.SizeBytes))
+		}
+		p.TmpfsOptions = mergeTmpfsOptions(opts)
+	default:
+		return fail("mount type unknown or not supported: use bind, volume or tmpfs")
+	}
+	return p, p.check()
+}
+
+// formatTmpfsSize writes a size with the largest unit that divides it.
+func formatTmpfsSize(n int64) string {
+	for _, u := range []struct {
+		shift uint
+		name  string
+	}{{30, "g"}, {20, "m"}, {10, "k"}} {
+		if n&(1<<u.shift-1) == 0 {
+			return strconv.FormatInt(n>>u.shift, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// check verifies the fields that all forms share, and cleans the paths.
+func (p *MountPoint) check() error {
+	fail := func(format string, a ...any) error {
+		return fmt.Errorf("invalid mount config for type %q: "+format, append([]any{p.Type}, a...)...)
+	}
+	if !strings.HasPrefix(p.Destination, "/") {
+		return fail("invalid mount path: '%s' mount path must be absolute", p.Destination)
+	}
+	if strings.ContainsRune(p.Destination+p.Source, 0) {
+		return fail("a path cannot hold a zero byte")
+	}
+	p.Destination = path.Clean(p.Destination)
+	if p.Destination == "/" {
+		return fail("invalid specification: destination can't be '/'")
+	}
+	switch p.Type {
+	case MountBind:
+		if !strings.HasPrefix(p.Source, "/") {
+			return fail("invalid mount path: '%s' mount path must be absolute", p.Source)
+		}
+		if p.Propagation == "" {
+			p.Propagation = "rprivate"
+		}
+		if mountModeGroup(p.Propagation) != "propagation" {
+			return fail("invalid propagation mode: %s", p.Propagation)
+		}
+	case MountVolume:
+		if p.Name != "" {
+			if err := CheckVolumeName(p.Name); err != nil {
+				return err
+			}
+		}
+		if p.Subpath != "" && (strings.HasPrefix(p.Subpath, "/") || !isLocal(p.Subpath)) {
+			return fail("volume subpath must be a relative path within the volume")
+		}
+	}
+	return nil
+}
+
+// isLocal reports whether a relative path stays below where it starts.
+func isLocal(p string) bool {
+	p = path.Clean(p)
+	return p != ".." && !strings.HasPrefix(p, "../")
+}
+
+// CheckVolumeName reports whether name can be a volume's: two or more of
+// [a-zA-Z0-9_.-], beginning with a letter or digit.
+func CheckVolumeName(name string) error {
+	for i := range len(name) {
+		c := name[i]
+		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !alnum && (i == 0 || c != '_' && c != '.' && c != '-') {
+			return fmt.Errorf("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", name)
+		}
+	}
+	if len(name) < 2 {
+		return errors.New("volume name is too short, names should be at least two alphanumeric characters")
+	}
+	if len(name) > 255 {
+		return errors.New("volume name is too long, names have at most 255 characters")
+	}
+	return nil
+}
+
+// ParseTmpfs reads one argument of --tmpfs: "destination[:options]".
+func ParseTmpfs(arg string) (dst, options string, err error) {
+	dst, options, _ = strings.Cut(arg, ":")
+	if _, err := tmpfsPoint(dst, options); err != nil {
+		return "", "", err
+	}
+	return dst, options, nil
+}
+
+func tmpfsPoint(dst, options string) (MountPoint, error) {
+	p := MountPoint{Type: MountTmpfs, Destination: dst, RW: true}
+	if !strings.HasPrefix(dst, "/") {
+		return p, fmt.Errorf("invalid mount path: '%s' mount path must be absolute", dst)
+	}
+	var opts []string
+	if options != "" {
+		opts = strings.Split(options, ",")
+	}
+	for _, o := range opts {
+		if !validTmpfsOption(o) {
+			return p, fmt.Errorf("invalid tmpfs option %q for %s", o, dst)
+		}
+		if o == "ro" {
+			p.RW = false
+		}
+	}
+	p.TmpfsOptions = mergeTmpfsOptions(opts)
+	return p, p.check()
+}
+
+// tmpfsFlagGroup names what a flag decides; the last of each group counts.
+func tmpfsFlagGroup(o string) string {
+	switch o {
+	case "exec", "noexec":
+		return "exec"
+	case "suid", "nosuid":
+		return "suid"
+	case "dev", "nodev":
+		return "dev"
+	case "ro", "rw":
+		return "ro"
+	case "sync", "async":
+		return "sync"
+	case "dirsync":
+		return "dirsync"
+	case "atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime":
+		return "atime"
+	case "diratime", "nodiratime":
+		return "diratime"
+	case "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable":
+		return "propagation"
+	case "defaults":
+		return "defaults"
+	}
+	return ""
+}
+
+func validTmpfsOption(o string) bool {
+	if tmpfsFlagGroup(o) != "" {
+		return true
+	}
+	k, v, has := strings.Cut(o, "=")
+	if !has || v == "" {
+		return false
+	}
+	switch k {
+	case "mode", "uid", "gid", "nr_inodes", "nr_blocks", "size", "mpol", "huge":
+		return true
+	}
+	return false
+}
+
+// mergeTmpfsOptions puts the user's options over Docker's defaults.
+func mergeTmpfsOptions(user []string) []string {
+	out := make([]string, 0, 4+len(user))
+	for _, d := range []string{"noexec", "nosuid", "nodev", "rprivate"} {
+		group := tmpfsFlagGroup(d)
+		if !slices.ContainsFunc(user, func(u string) bool { return tmpfsFlagGroup(u) == group }) {
+			out = append(out, d)
+		}
+	}
+	for i, u := range user {
+		key := tmpfsFlagGroup(u)
+		if key == "" {
+			key, _, _ = strings.Cut(u, "=")
+		}
+		later := slices.ContainsFunc(user[i+1:], func(x string) bool {
+			k := tmpfsFlagGroup(x)
+			if k == "" {
+				k, _, _ = strings.Cut(x, "=")
+			}
+			return k == key
+		})
+		if !later && u != "defaults" {
+			out = append(out, u)
+		}
+	}
+	return out
+}
