@@ -79,11 +79,11 @@ func (r *run) close(tests bool) int {
 	r.tally.printSkips()
 	r.tally.printFailures()
 	for _, name := range r.broken {
-		fmt.Printf("suite %s did not succeed\n", name)
+		fmt.Fprintf(r.tally.out, "suite %s did not succeed\n", name)
 	}
 	total := r.tally.total()
 	if tests {
-		fmt.Printf("%d passed, %d failed, %d skipped\n", total.passed, total.failed, total.skipped)
+		fmt.Fprintf(r.tally.out, "%d passed, %d failed, %d skipped\n", total.passed, total.failed, total.skipped)
 	}
 	switch {
 	case total.failed > 0, len(r.broken) > 0:
