@@ -41,10 +41,10 @@ type MountPoint struct {
 }
 
 // Mounts lists the mounts that o and the image ask for, in the order of Docker:
-// -v, --mount, anonymous volumes (also the image's, where nothing else stands on
-// their destination), --tmpfs. The engine makes the volumes of it and gives
-// their directories to Spec as Facts.VolumePaths. Two mounts on one destination
-// are an error.
+// -v, --mount, anonymous volumes (-v without a source, and the image's) where
+// nothing else stands on their destination, --tmpfs. The engine makes the volumes
+// of it and gives their directories to Spec as Facts.VolumePaths. Two explicit
+// mounts on one destination are an error.
 func Mounts(img *ocispec.ImageConfig, o Options) ([]MountPoint, error) {
 	var list []MountPoint
 	for _, b := range o.HostConfig.Binds {
@@ -64,24 +64,23 @@ func Mounts(img *ocispec.ImageConfig, o Options) ([]MountPoint, error) {
 		}
 		list = append(list, m)
 	}
-	for _, dst := range slices.Sorted(maps.Keys(o.Config.Volumes)) {
-		m, err := ParseVolume(dst)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, m)
-	}
+	var tmpfs []MountPoint
 	for _, dst := range slices.Sorted(maps.Keys(o.HostConfig.Tmpfs)) {
 		m, err := tmpfsPoint(dst, o.HostConfig.Tmpfs[dst])
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, m)
+		tmpfs = append(tmpfs, m)
 	}
-	if err := checkDuplicates(list); err != nil {
+	explicit := slices.Concat(list, tmpfs)
+	if err := checkDuplicates(explicit); err != nil {
 		return nil, err
 	}
-	return appendImageVolumes(list, img)
+	anonymous, err := anonymousVolumes(img, o.Config.Volumes, explicit)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(list, anonymous, tmpfs), nil
 }
 
 func checkDuplicates(list []MountPoint) error {
@@ -95,19 +94,32 @@ func checkDuplicates(list []MountPoint) error {
 	return nil
 }
 
-func appendImageVolumes(list []MountPoint, img *ocispec.ImageConfig) ([]MountPoint, error) {
-	if img == nil || len(img.Volumes) == 0 {
-		return list, nil
+// anonymousVolumes lists the volumes of -v without a source and of the image that
+// no explicit mount stands in for.
+func anonymousVolumes(img *ocispec.ImageConfig, volumes map[string]struct{}, explicit []MountPoint) ([]MountPoint, error) {
+	var imgVolumes map[string]struct{}
+	if img != nil {
+		imgVolumes = img.Volumes
 	}
-	for _, dst := range slices.Sorted(maps.Keys(img.Volumes)) {
-		m := MountPoint{Type: MountVolume, Destination: dst, RW: true}
-		if err := m.check(); err != nil {
-			return nil, fmt.Errorf("image volume: %w", err)
+	if len(volumes)+len(imgVolumes) == 0 {
+		return nil, nil
+	}
+	taken := map[string]bool{}
+	for i := range explicit {
+		taken[explicit[i].Destination] = true
+	}
+	var list []MountPoint
+	for _, set := range []map[string]struct{}{volumes, imgVolumes} {
+		for _, dst := range slices.Sorted(maps.Keys(set)) {
+			m := MountPoint{Type: MountVolume, Destination: path.Join("/", dst), RW: true}
+			if err := m.check(); err != nil {
+				return nil, err
+			}
+			if !taken[m.Destination] {
+				taken[m.Destination] = true
+				list = append(list, m)
+			}
 		}
-		if slices.ContainsFunc(list, func(x MountPoint) bool { return x.Destination == m.Destination }) {
-			continue
-		}
-		list = append(list, m)
 	}
 	return list, nil
 }

@@ -1,0 +1,59 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/moby/profiles/seccomp"
+)
+
+// confine sets the seccomp filter and the AppArmor profile. The rules of the
+// default profile depend on the capabilities, so these must be set already.
+func (b *builder) confine() error {
+	if err := b.appArmor(); err != nil {
+		return err
+	}
+	profile := b.sec.seccomp
+	if profile == "" && b.o.HostConfig.Privileged {
+		profile = "unconfined"
+	}
+	var err error
+	switch profile {
+	case "unconfined":
+	case "", "builtin":
+		if b.s.Linux.Seccomp, err = seccomp.GetDefaultProfile(b.s); err != nil {
+			return fmt.Errorf("make default seccomp profile: %w", err)
+		}
+	default:
+		if b.s.Linux.Seccomp, err = seccomp.LoadProfile(profile, b.s); err != nil {
+			return fmt.Errorf("load seccomp profile: %w", err)
+		}
+	}
+	return nil
+}
+
+func (b *builder) appArmor() error {
+	profile := b.sec.apparmor
+	if !b.host.AppArmor {
+		// Docker ignores it; a container that was asked to be confined and is not
+		// is worse than an error.
+		if profile != "" && profile != "unconfined" {
+			return errors.New("--security-opt apparmor: this host has no AppArmor")
+		}
+		return nil
+	}
+	switch {
+	case profile != "":
+	case b.o.HostConfig.Privileged:
+		profile = "unconfined"
+	default:
+		profile = b.host.DefaultAppArmorProfile
+	}
+	b.s.Process.ApparmorProfile = profile
+	return nil
+}
+
+func (b *builder) maskPaths() error {
+	b.s.Linux.MaskedPaths, b.s.Linux.ReadonlyPaths = systemPaths(&b.o.HostConfig, b.sec)
+	return nil
+}
