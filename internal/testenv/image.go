@@ -321,3 +321,15 @@ func serveRegistry(t testing.TB, l net.Listener, wrap func(http.Handler) http.Ha
 	})
 	return l.Addr().String()
 }
+
+// Cached returns the directory of this name in the cache that outlives test runs,
+// made by fill if it is not there. fill gets an empty directory that becomes the
+// cached one only if it returns nil.
+func Cached(name string, fill func(dir string) error) (string, error) {
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, name)
+	return dir, once(dir, fill)
+}

@@ -96,7 +96,7 @@ func (r *run) close(tests bool) int {
 }
 
 // apart are the packages that have a suite of their own.
-var apart = []string{"vivarium/test/blackbox", "vivarium/test/vm"}
+var apart = []string{"vivarium/test/blackbox", "vivarium/test/vm", "vivarium/test/vm/proof"}
 
 // packages lists the packages of the module that the unit suites run on.
 func (r *run) packages() ([]string, error) {
