@@ -52,6 +52,13 @@ func Effective(img *ocispec.ImageConfig, o Options, host Facts) (Options, []Warn
 	return e, warns, err
 }
 
+// Merged returns the container's settings with the image's filled in; img may be nil.
+func Merged(img *ocispec.ImageConfig, o Options) Config {
+	c := o.Config
+	mergeImage(&c, img)
+	return c
+}
+
 // mergeImage fills c with the image's settings. The rules for entrypoint and
 // command are Docker's: an entrypoint from the user also drops the image's command.
 func mergeImage(c *Config, img *ocispec.ImageConfig) {

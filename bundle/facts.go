@@ -65,6 +65,9 @@ type Facts struct {
 	ShmPath string
 	// VolumePaths has the data directory of each volume, by destination.
 	VolumePaths map[string]string
+	// Inherited are the mounts of the containers that HostConfig.VolumesFrom names;
+	// one whose destination the container itself uses is left out.
+	Inherited []MountPoint
 	// InitPath is the init program that --init binds at InitTarget; empty: --init is refused.
 	InitPath string
 }

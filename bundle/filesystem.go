@@ -98,7 +98,11 @@ func (b *builder) userMounts(taken map[string]bool) ([]specs.Mount, error) {
 		{"/etc/resolv.conf", b.host.ResolvConfPath}, {"/etc/hostname", b.host.HostnamePath}, {"/etc/hosts", b.host.HostsPath},
 	} {
 		if f.src != "" && !taken[f.dst] {
-			list = append(list, specs.Mount{Destination: f.dst, Type: "bind", Source: f.src, Options: []string{"rbind", "rprivate"}})
+			opts := []string{"rbind", "rprivate"}
+			if h.ReadonlyRootfs {
+				opts = []string{"rbind", "ro", "rprivate"}
+			}
+			list = append(list, specs.Mount{Destination: f.dst, Type: "bind", Source: f.src, Options: opts})
 		}
 	}
 	shm := b.host.ShmPath

@@ -141,7 +141,7 @@ func (b *builder) sysctls() error {
 			shared = "ipc"
 		}
 		if shared != "" {
-			return fmt.Errorf("sysctl %q not allowed in host %s namespace", name, shared)
+			return fmt.Errorf("sysctl %q is not allowed in the host's %s namespace", name, shared)
 		}
 		all[name] = h.Sysctls[name]
 	}

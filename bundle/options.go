@@ -13,8 +13,8 @@ import (
 // that the engine can keep it in the container's record. Config and HostConfig
 // have Docker's field names, because `inspect` prints them and scripts read them.
 //
-// Options holds what the user said, not what the image adds: Spec and Merged
-// combine the two.
+// Options holds what the user said, not what the image adds: Spec, Merged and
+// Effective combine the two.
 type Options struct {
 	// Name is the container's name; empty: the engine picks one.
 	Name string `json:"Name,omitempty"`

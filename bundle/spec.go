@@ -56,6 +56,11 @@ func Spec(img *ocispec.ImageConfig, o Options, host Facts) (*specs.Spec, []Warni
 	if b.mounts, err = Mounts(img, b.o); err != nil {
 		return nil, nil, err
 	}
+	for _, m := range host.Inherited {
+		if !slices.ContainsFunc(b.mounts, func(own MountPoint) bool { return own.Destination == m.Destination }) {
+			b.mounts = append(b.mounts, m)
+		}
+	}
 	b.s = &specs.Spec{Version: specs.Version, Process: &specs.Process{}, Linux: &specs.Linux{}}
 	// The order matters where a step reads what an earlier one has set: the seccomp
 	// profile depends on the capabilities, read-only mounts on the root.

@@ -30,7 +30,7 @@ type createFlags struct {
 	volumes, tmpfs, mounts, devices         listFlag
 	securityOpt, sysctl, annotation, logOpt listFlag
 	ulimit, deviceRules, uidMap, gidMap     listFlag
-	networks, links, volumesFrom            []string
+	networks, links                         []string
 	shmSize, memory, memoryRes, memorySwap  sizeFlag
 	kernelMemory                            sizeFlag
 	cpus                                    string
@@ -162,7 +162,7 @@ func (f *createFlags) addFiles(fs *pflag.FlagSet) {
 		return err
 	})
 	fs.StringVar(&h.VolumeDriver, "volume-driver", "", "driver of the volumes of -v (only local)")
-	fs.StringArrayVar(&f.volumesFrom, "volumes-from", nil, "take the mounts of another container")
+	fs.StringArrayVar(&h.VolumesFrom, "volumes-from", nil, "take the mounts of another container")
 	fs.BoolVar(&h.ReadonlyRootfs, "read-only", false, "make the root file system read-only")
 	f.list(fs, &f.devices, "device", "", "device", "add a host device: host[:container][:rwm]", check(bundle.ParseDevice))
 	f.list(fs, &f.deviceRules, "device-cgroup-rule", "", "rule", `allow devices: "c 42:* rwm"`, check(bundle.ParseDeviceCgroupRule))
@@ -395,9 +395,6 @@ func (f *createFlags) readLabels() error {
 
 func (f *createFlags) readFiles() error {
 	c, h := &f.o.Config, &f.o.HostConfig
-	if len(f.volumesFrom) > 0 {
-		return errors.New("--volumes-from is not supported: name the volumes with -v")
-	}
 	if h.VolumeDriver != "" && h.VolumeDriver != "local" {
 		return fmt.Errorf("--volume-driver %s is not supported: there is only the driver local", h.VolumeDriver)
 	}
