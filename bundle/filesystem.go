@@ -15,11 +15,8 @@ func (b *builder) systemMounts() []specs.Mount {
 	h := &b.o.HostConfig
 	sys := []string{"nosuid", "noexec", "nodev", "ro"}
 	cgroup := []string{"ro", "nosuid", "noexec", "nodev"}
-	if h.Privileged && !h.ReadonlyRootfs {
-		sys = sys[:3]
-	}
 	if h.Privileged {
-		cgroup = cgroup[1:]
+		sys, cgroup = sys[:3], cgroup[1:]
 	}
 	list := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -74,7 +71,7 @@ func (b *builder) readonlyMounts(taken map[string]bool) {
 		case "/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue":
 			continue
 		}
-		if m.Type == "cgroup" && b.o.HostConfig.Privileged || taken[m.Destination] || slices.Contains(m.Options, "ro") {
+		if (m.Type == "cgroup" || m.Type == "sysfs") && b.o.HostConfig.Privileged || taken[m.Destination] || slices.Contains(m.Options, "ro") {
 			continue
 		}
 		m.Options = append(m.Options, "ro")

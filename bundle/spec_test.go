@@ -328,6 +328,7 @@ func forget(got, want *specs.Spec) {
 	slices.SortStableFunc(got.Mounts, order)
 	slices.SortStableFunc(want.Mounts, order)
 	for _, s := range []*specs.Spec{got, want} {
+		slices.SortFunc(s.Process.Rlimits, func(a, b specs.POSIXRlimit) int { return strings.Compare(a.Type, b.Type) })
 		slices.SortFunc(s.Linux.Devices, func(a, b specs.LinuxDevice) int { return strings.Compare(a.Path, b.Path) })
 	}
 	// Docker mounts the host's network namespace at a path of its own to join it.
