@@ -3,6 +3,7 @@ package bundle
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/moby/profiles/seccomp"
 )
@@ -54,6 +55,7 @@ func (b *builder) appArmor() error {
 }
 
 func (b *builder) maskPaths() error {
-	b.s.Linux.MaskedPaths, b.s.Linux.ReadonlyPaths = systemPaths(&b.o.HostConfig, b.sec)
+	h := &b.o.HostConfig
+	b.s.Linux.MaskedPaths, b.s.Linux.ReadonlyPaths = slices.Clone(h.MaskedPaths), slices.Clone(h.ReadonlyPaths)
 	return nil
 }

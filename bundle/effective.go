@@ -16,7 +16,8 @@ const DefaultShmSize = 64 << 20
 // Effective returns the options with the image's settings and the defaults filled
 // in, which is what inspect prints. Applying it again changes nothing. It returns
 // an error for options that this host cannot satisfy, and drops, with a warning,
-// limits that its kernel lacks. o itself is not changed.
+// limits that its kernel lacks. Everything that Validate checks is checked here too,
+// on the result. o itself is not changed.
 func Effective(img *ocispec.ImageConfig, o Options, host Facts) (Options, []Warning, error) {
 	e := o
 	mergeImage(&e.Config, img)
@@ -44,6 +45,14 @@ func Effective(img *ocispec.ImageConfig, o Options, host Facts) (Options, []Warn
 	if h.RestartPolicy.Name == "" {
 		h.RestartPolicy.Name = "no"
 	}
+	if err := e.Validate(); err != nil {
+		return e, nil, err
+	}
+	sec, err := parseSecurity(h.SecurityOpt)
+	if err != nil {
+		return e, nil, err
+	}
+	h.MaskedPaths, h.ReadonlyPaths = systemPaths(h, sec)
 	// Not where a host name may not be given: the options must stay valid.
 	if e.Config.Hostname == "" && isPrivate(h.UTSMode) && !isContainer(h.NetworkMode) {
 		e.Config.Hostname = Hostname(e, host)
@@ -78,7 +87,9 @@ func mergeImage(c *Config, img *ocispec.ImageConfig) {
 		c.User = img.User
 	}
 	if c.WorkingDir == "" {
-		c.WorkingDir = img.WorkingDir
+		if c.WorkingDir = img.WorkingDir; c.WorkingDir != "" {
+			c.WorkingDir = path.Join("/", c.WorkingDir)
+		}
 	}
 	if c.StopSignal == "" {
 		c.StopSignal = img.StopSignal
@@ -136,22 +147,28 @@ func defaultReadonly() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
-// systemPaths returns the masked and read-only paths that the options ask for.
+// systemPaths returns the masked and read-only paths: those that h names, or else
+// the default ones as the security options change them. Nil stands for none only
+// with --privileged.
 func systemPaths(h *HostConfig, sec security) (masked, readonly []string) {
+	if h.Privileged {
+		return nil, nil
+	}
 	masked, readonly = h.MaskedPaths, h.ReadonlyPaths
 	if masked == nil {
-		masked = defaultMasked()
+		masked = []string{}
+		if !sec.systemPathsUnconfined {
+			masked = slices.DeleteFunc(defaultMasked(), sec.unmasks)
+		}
+		masked = append(masked, sec.mask...)
 	}
 	if readonly == nil {
-		readonly = defaultReadonly()
+		readonly = []string{}
+		if !sec.systemPathsUnconfined {
+			readonly = slices.DeleteFunc(defaultReadonly(), sec.unmasks)
+		}
 	}
-	if h.Privileged || sec.systemPathsUnconfined {
-		masked, readonly = nil, nil
-	}
-	unmasked := func(p string) bool { return sec.unmasks(p) }
-	masked = slices.DeleteFunc(slices.Clone(masked), unmasked)
-	readonly = slices.DeleteFunc(slices.Clone(readonly), unmasked)
-	return append(masked, sec.mask...), readonly
+	return masked, readonly
 }
 
 // unmasks reports whether an unmask= option takes the mask off p.

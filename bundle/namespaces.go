@@ -133,10 +133,6 @@ func (b *builder) sysctls() error {
 			if h.NetworkMode == "host" {
 				shared = "network"
 			}
-		case name == "kernel.domainname":
-			if h.UTSMode == "host" {
-				shared = "uts"
-			}
 		case h.IpcMode == "host":
 			shared = "ipc"
 		}

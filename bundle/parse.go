@@ -383,7 +383,7 @@ func ParseSysctl(arg string) (name, value string, err error) {
 func isNamespacedSysctl(name string) bool {
 	switch name {
 	case "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall",
-		"kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced", "kernel.domainname":
+		"kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced":
 		return true
 	}
 	if strings.ContainsAny(name, "/\x00") || strings.Contains(name, "..") {

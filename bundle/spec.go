@@ -42,9 +42,6 @@ func Spec(img *ocispec.ImageConfig, o Options, host Facts) (*specs.Spec, []Warni
 	if host.CgroupVersion != 1 && host.CgroupVersion != 2 {
 		return nil, nil, fmt.Errorf("make spec: unknown cgroup version %d", host.CgroupVersion)
 	}
-	if err := o.Validate(); err != nil {
-		return nil, nil, err
-	}
 	b := &builder{img: img, host: host}
 	var err error
 	if b.o, b.warns, err = Effective(img, o, host); err != nil {
@@ -55,6 +52,9 @@ func Spec(img *ocispec.ImageConfig, o Options, host Facts) (*specs.Spec, []Warni
 	}
 	if b.mounts, err = Mounts(img, b.o); err != nil {
 		return nil, nil, err
+	}
+	if len(o.HostConfig.VolumesFrom) > 0 && host.Inherited == nil {
+		return nil, nil, fmt.Errorf("make spec: the mounts of %s (--volumes-from) are not known", strings.Join(o.HostConfig.VolumesFrom, ", "))
 	}
 	for _, m := range host.Inherited {
 		if !slices.ContainsFunc(b.mounts, func(own MountPoint) bool { return own.Destination == m.Destination }) {

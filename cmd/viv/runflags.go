@@ -438,8 +438,8 @@ func (f *createFlags) readFiles() error {
 	return nil
 }
 
-// absoluteSource makes a source that begins with "." or "~/" absolute, which only
-// the command line can: the engine has another working directory.
+// absoluteSource makes a source that begins with "." absolute: what is kept in the
+// container's record must not depend on a working directory.
 func absoluteSource(v string) (string, error) {
 	src, rest, ok := strings.Cut(v, ":")
 	if !ok || !strings.HasPrefix(src, ".") {
