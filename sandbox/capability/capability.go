@@ -148,8 +148,9 @@ type Sets struct {
 // kernel does not have (above last) are left out and returned as ignored, as
 // the OCI specification allows ("runtimes SHOULD NOT fail ... log a warning").
 // A nil spec means no capability at all. An ambient capability that is not
-// both permitted and inheritable is refused: the kernel would answer EPERM
-// with no word on which one (prctl(2), PR_CAP_AMBIENT_RAISE).
+// both permitted and inheritable is ignored too: the kernel would answer EPERM
+// (prctl(2), PR_CAP_AMBIENT_RAISE), and the spec that "runc spec" of version
+// 1.1 writes has such ones.
 func FromSpec(c *specs.LinuxCapabilities, last int) (sets Sets, ignored []string, err error) {
 	if c == nil {
 		return Sets{}, nil, nil
@@ -174,9 +175,8 @@ func FromSpec(c *specs.LinuxCapabilities, last int) (sets Sets, ignored []string
 	if bad := sets.Effective &^ sets.Permitted; bad != 0 {
 		return Sets{}, nil, errors.New("effective capabilities " + strings.Join(bad.Names(), ", ") + " are not permitted: list them in permitted too")
 	}
-	if bad := sets.Ambient &^ (sets.Permitted & sets.Inheritable); bad != 0 {
-		return Sets{}, nil, errors.New("ambient capabilities " + strings.Join(bad.Names(), ", ") + " are not both permitted and inheritable: list them there too")
-	}
+	beyond |= sets.Ambient &^ (sets.Permitted & sets.Inheritable)
+	sets.Ambient &= sets.Permitted & sets.Inheritable
 	return sets, beyond.Names(), nil
 }
 

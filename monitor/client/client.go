@@ -1,0 +1,347 @@
+// Package client is the engine's side of a monitor: it starts one, speaks to it
+// over its socket, and reads the status that it writes.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"vivarium/monitor/wire"
+)
+
+// Kind tells what a Message carries.
+type Kind byte
+
+const (
+	Stdout  Kind = wire.MsgStdout // Data: output
+	Stderr  Kind = wire.MsgStderr
+	Started Kind = wire.MsgStarted // Pid
+	Exited  Kind = wire.MsgExited  // ExitCode; the last message, when the container does not restart
+	Failed  Kind = wire.MsgFailed  // the program failed before the command ran: Err (a *StartError)
+)
+
+// Message is one thing that a monitor tells.
+type Message struct {
+	Kind     Kind
+	Data     []byte // valid until the next Recv
+	Pid      int
+	ExitCode int
+	Err      error
+}
+
+// StartError says which step of the plan failed. Its exit code is as Docker's:
+// 127 when the command was not found, 126 when it cannot be executed, else 125.
+type StartError struct {
+	Kind  string // the step's kind: "exec", "mount", …
+	Step  string // what the step was for
+	Phase int    // spawn.Phase
+	Op    int    // index of the op in its phase
+	Errno syscall.Errno
+	Code  int
+}
+
+func (e *StartError) Error() string { return e.Step + ": " + e.Errno.Error() }
+func (e *StartError) Unwrap() error { return e.Errno }
+
+// Launch is a monitor process that has been started and waits for its Config.
+// Starting it early hides its start-up time behind the engine's own work.
+type Launch struct {
+	pid  int
+	conn int
+	once sync.Once
+}
+
+// null is opened once: the monitor's own standard descriptors.
+var null = sync.OnceValues(func() (int, error) {
+	return unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+})
+
+// Spawn starts the monitor binary (viv-oci, argument "monitor") in a session of
+// its own: it outlives the command that started it.
+func Spawn(binary string) (*Launch, error) {
+	dev, err := null()
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/null: %w", err)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("make the monitor's socket: %w", err)
+	}
+	pid, err := syscall.ForkExec(binary, []string{"viv-oci", "monitor"}, &syscall.ProcAttr{
+		Dir:   "/",
+		Files: []uintptr{uintptr(dev), uintptr(dev), uintptr(dev), uintptr(pair[1])},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	unix.Close(pair[1])
+	if err != nil {
+		unix.Close(pair[0])
+		return nil, fmt.Errorf("start the monitor %s: %w", binary, err)
+	}
+	return &Launch{pid: pid, conn: pair[0]}, nil
+}
+
+// Abort ends a monitor that is not needed after all, and reaps it: it exits when
+// its socket closes before a configuration came.
+func (l *Launch) Abort() {
+	l.once.Do(func() {
+		unix.Close(l.conn)
+		reap(l.pid)
+	})
+}
+
+func reap(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// Run sends the configuration, and the program, which is compiled for it
+// (plan.Encode); none when the monitor adopts a process. netns and target may
+// be nil: a network namespace made for the container, and a pidfd of the
+// process whose namespaces an exec session joins. They may be closed when Run
+// has returned. The session that it gives is attached: output comes from its
+// first byte. Its first message is Started or Failed.
+func (l *Launch) Run(cfg *wire.Config, prog []byte, netns, target *os.File) (*Session, error) {
+	var fds []int
+	files := 0
+	if prog != nil {
+		mem, err := memfd(prog)
+		if err != nil {
+			l.Abort()
+			return nil, fmt.Errorf("hand the program to the monitor: %w", err)
+		}
+		defer unix.Close(mem)
+		fds = append(fds, mem)
+	}
+	if netns != nil {
+		files |= wire.HasNetNS
+		fds = append(fds, int(netns.Fd()))
+	}
+	if target != nil {
+		files |= wire.HasPidFD
+		fds = append(fds, int(target.Fd()))
+	}
+	msg := append([]byte{wire.MsgConfig}, cfg.Encode(files)...)
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	if err := unix.Sendmsg(l.conn, msg, rights, nil, unix.MSG_NOSIGNAL); err != nil {
+		l.Abort()
+		return nil, fmt.Errorf("configure the monitor: %w", err)
+	}
+	s := newSession(l.conn)
+	s.child = l.pid
+	l.once.Do(func() {}) // the session owns both now
+	return s, nil
+}
+
+func memfd(b []byte) (int, error) {
+	fd, err := unix.MemfdCreate("viv-program", unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	for len(b) > 0 {
+		n, err := unix.Write(fd, b)
+		if err != nil {
+			unix.Close(fd)
+			return -1, err
+		}
+		b = b[n:]
+	}
+	return fd, nil
+}
+
+// Session is a connection to a monitor. Recv is for one goroutine; the sending
+// methods are for any.
+type Session struct {
+	conn  int
+	child int // pid of the monitor, when it is our child
+	buf   []byte
+	send  sync.Mutex
+	once  sync.Once
+}
+
+func newSession(conn int) *Session {
+	return &Session{conn: conn, buf: make([]byte, 1+wire.MaxMessage)}
+}
+
+// ErrNoMonitor says that a container has no monitor that could be reached.
+var ErrNoMonitor = errors.New("the container has no monitor")
+
+// Attach connects to the monitor of a running container. With output, messages
+// carry what the container writes from now on; without, only Exited comes.
+func Attach(ctx context.Context, stateDir string, output bool) (*Session, error) {
+	dir, err := unix.Open(stateDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("reach the monitor in %s: %w", stateDir, ErrNoMonitor)
+	}
+	defer unix.Close(dir)
+	conn, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("make a socket: %w", err)
+	}
+	name := fmt.Sprintf("/proc/self/fd/%d/monitor.sock", dir)
+	if err := unix.Connect(conn, &unix.SockaddrUnix{Name: name}); err != nil {
+		unix.Close(conn)
+		if err == unix.ENOENT || err == unix.ECONNREFUSED {
+			return nil, fmt.Errorf("reach the monitor in %s: %w", stateDir, ErrNoMonitor)
+		}
+		return nil, fmt.Errorf("reach the monitor in %s: %w", stateDir, err)
+	}
+	s := newSession(conn)
+	flag := byte(0)
+	if output {
+		flag = 1
+	}
+	if err := s.write(wire.MsgAttach, []byte{flag}); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, ctx.Err()
+}
+
+// Recv waits for the next message. io.EOF: the monitor is gone.
+func (s *Session) Recv() (Message, error) {
+	for {
+		n, err := unix.Read(s.conn, s.buf)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.ECONNRESET || (err == nil && n == 0):
+			return Message{}, io.EOF
+		case err != nil:
+			return Message{}, fmt.Errorf("read from the monitor: %w", err)
+		}
+		return parse(s.buf[:n])
+	}
+}
+
+func parse(b []byte) (Message, error) {
+	m, body := Message{Kind: Kind(b[0])}, b[1:]
+	switch {
+	case m.Kind == Stdout || m.Kind == Stderr:
+		m.Data = body
+	case m.Kind == Started && len(body) == 4:
+		m.Pid = int(wire.U32(body))
+	case m.Kind == Exited && len(body) == 4:
+		m.ExitCode = int(wire.U32(body))
+	case m.Kind == Failed && len(body) >= 12:
+		kind, why, _ := strings.Cut(string(body[12:]), "\x00")
+		e := &StartError{Kind: kind, Step: why, Errno: syscall.Errno(wire.U32(body)), Phase: int(wire.U32(body[4:])), Op: int(wire.U32(body[8:]))}
+		e.Code = exitCode(e)
+		m.Err = e
+	default:
+		return m, wire.ErrFormat
+	}
+	return m, nil
+}
+
+// exitCode tells a command that is not there (127) or cannot be run (126) from
+// other failures (125).
+func exitCode(e *StartError) int {
+	if e.Kind != "exec" {
+		return 125
+	}
+	switch e.Errno {
+	case unix.ENOENT, unix.ENOTDIR:
+		return 127
+	}
+	return 126
+}
+
+func (s *Session) write(kind byte, body []byte) error {
+	s.send.Lock()
+	defer s.send.Unlock()
+	msg := append([]byte{kind}, body...)
+	for {
+		err := unix.Sendto(s.conn, msg, unix.MSG_NOSIGNAL, nil)
+		switch err {
+		case unix.EINTR:
+			continue
+		case nil:
+			return nil
+		case unix.EPIPE, unix.ECONNRESET:
+			return io.ErrClosedPipe
+		}
+		return fmt.Errorf("write to the monitor: %w", err)
+	}
+}
+
+// WriteStdin gives input to the container.
+func (s *Session) WriteStdin(p []byte) error {
+	for len(p) > 0 {
+		n := min(len(p), wire.MaxMessage)
+		if err := s.write(wire.MsgStdin, p[:n]); err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// CloseStdin ends the container's input.
+func (s *Session) CloseStdin() error { return s.write(wire.MsgStdinEOF, nil) }
+
+// Resize sets the size of the container's terminal.
+func (s *Session) Resize(rows, cols uint16) error {
+	return s.write(wire.MsgResize, []byte{byte(rows), byte(rows >> 8), byte(cols), byte(cols >> 8)})
+}
+
+// SetRestart changes the restart policy: "no" before a stop, so that the end is final.
+func (s *Session) SetRestart(policy string, max int) error {
+	return s.write(wire.MsgRestart, wire.PutU32(append([]byte(policy), 0), uint32(max)))
+}
+
+// TakeCleanup says that this client will clean up after the container's end; if
+// it goes away before, the monitor's own Cleanup runs after all.
+func (s *Session) TakeCleanup() error { return s.write(wire.MsgCleanup, nil) }
+
+// Close leaves; the container runs on.
+func (s *Session) Close() error {
+	var err error
+	s.once.Do(func() { err = unix.Close(s.conn) })
+	return err
+}
+
+// WaitMonitor waits until a monitor that this process started has ended, after
+// Exited or Failed: its lock is free then. It does nothing for another's.
+func (s *Session) WaitMonitor() {
+	if s.child > 0 {
+		reap(s.child)
+		s.child = 0
+	}
+}
+
+// Adopt starts a monitor for a container whose own has died: cfg names the
+// process (AdoptPid, AdoptTicks, AdoptStarted).
+func Adopt(binary string, cfg *wire.Config, prog []byte) (*Session, error) {
+	l, err := Spawn(binary)
+	if err != nil {
+		return nil, err
+	}
+	s, err := l.Run(cfg, prog, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.Recv()
+	if err == nil && m.Kind == Failed {
+		err = m.Err
+	}
+	if err != nil {
+		s.Close()
+		s.WaitMonitor()
+		return nil, fmt.Errorf("adopt the container %s: %w", cfg.ID, err)
+	}
+	return s, nil
+}

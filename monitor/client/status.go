@@ -1,0 +1,93 @@
+package client
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"vivarium/monitor/wire"
+)
+
+// ReadStatus reads <dir>/status.json; a missing file is wire.Created.
+func ReadStatus(dir string) (wire.Status, error) {
+	b, err := os.ReadFile(dir + "/status.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return wire.Status{State: wire.Created}, nil
+	}
+	if err != nil {
+		return wire.Status{}, fmt.Errorf("read the container's status: %w", err)
+	}
+	var st wire.Status
+	if err := json.Unmarshal(b, &st); err != nil {
+		return wire.Status{}, fmt.Errorf("read the container's status %s/status.json: %w", dir, err)
+	}
+	return st, nil
+}
+
+// WriteStatus replaces <dir>/status.json. It is the monitor's, so this is only
+// for a container that has no monitor and no process any more.
+func WriteStatus(dir string, st wire.Status) error {
+	b, err := json.Marshal(st)
+	if err != nil {
+		return fmt.Errorf("encode the container's status: %w", err)
+	}
+	tmp := dir + "/.status.json"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write the container's status: %w", err)
+	}
+	if err := os.Rename(tmp, dir+"/status.json"); err != nil {
+		return fmt.Errorf("write the container's status: %w", err)
+	}
+	return nil
+}
+
+// Running tells whether the process of st is there still: the same boot, the
+// same pid with the same start time, and no zombie.
+func Running(st wire.Status) bool {
+	if st.Pid <= 0 {
+		return false
+	}
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(st.Pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	// Field 2 is in parentheses and may hold anything (proc_pid_stat(5)).
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+		return false
+	}
+	ticks, err := strconv.ParseUint(f[19], 10, 64)
+	return err == nil && ticks == st.StartTicks && BootID() == st.BootID
+}
+
+// HasMonitor tells whether a monitor holds the container's lock in stateDir. It
+// asks for the lock's holder and takes no lock itself, so that it never is in
+// the way of a monitor that starts (fcntl_locking(2), F_OFD_GETLK).
+func HasMonitor(stateDir string) bool {
+	f, err := os.Open(stateDir + "/monitor.lock")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	l := unix.Flock_t{Type: unix.F_RDLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l); err != nil {
+		return false
+	}
+	return l.Type == unix.F_WRLCK
+}
+
+// BootID names this boot of the machine.
+func BootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}

@@ -1,0 +1,156 @@
+package monitor
+
+import (
+	"syscall"
+
+	"vivarium/monitor/jsonlog"
+)
+
+// writeStatus replaces status.json: a reader sees the old one or the new one.
+func (m *monitor) writeStatus() {
+	if m.cfg.Dir == "" {
+		return
+	}
+	b := make([]byte, 0, 384)
+	s := &m.status
+	b = appendText(append(b, '{'), "state", s.State)
+	b = appendNumber(b, "pid", uint64(s.Pid))
+	b = appendNumber(b, "startTicks", s.StartTicks)
+	b = appendNumber(b, "monitorPid", uint64(s.MonitorPid))
+	b = appendText(append(b, ','), "bootID", s.BootID)
+	b = appendNumber(b, "startedAt", uint64(s.StartedAt))
+	b = appendNumber(b, "finishedAt", uint64(s.FinishedAt))
+	b = appendNumber(b, "exitCode", uint64(s.ExitCode))
+	b = append(b, `,"oomKilled":`...)
+	if s.OOMKilled {
+		b = append(b, "true"...)
+	} else {
+		b = append(b, "false"...)
+	}
+	b = appendNumber(b, "restartCount", uint64(s.RestartCount))
+	b = appendText(append(b, ','), "error", s.Error)
+	b = append(b, "}\n"...)
+	tmp := m.cfg.Dir + "/.status.json"
+	fd, err := syscall.Open(tmp, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return
+	}
+	n, err := syscall.Write(fd, b)
+	syscall.Close(fd)
+	if err == nil && n == len(b) {
+		syscall.Rename(tmp, m.cfg.Dir+"/status.json")
+	}
+}
+
+func appendText(b []byte, key, value string) []byte {
+	b = append(append(append(b, '"'), key...), `":"`...)
+	return append(jsonlog.AppendString(b, []byte(value)), '"')
+}
+
+func appendNumber(b []byte, key string, v uint64) []byte {
+	b = append(append(append(b, `,"`...), key...), `":`...)
+	var digits [20]byte
+	i := len(digits)
+	for v > 0 || i == len(digits) {
+		i--
+		digits[i] = byte('0' + v%10)
+		v /= 10
+	}
+	return append(b, digits[i:]...)
+}
+
+// readSmall reads the start of a file of /proc or of a cgroup.
+func readSmall(path string, buf []byte) []byte {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer syscall.Close(fd)
+	n, err := syscall.Read(fd, buf)
+	if err != nil {
+		return nil
+	}
+	return buf[:n]
+}
+
+func bootID() string {
+	var buf [64]byte
+	b := readSmall("/proc/sys/kernel/random/boot_id", buf[:])
+	for len(b) > 0 && b[len(b)-1] == '\n' {
+		b = b[:len(b)-1]
+	}
+	return string(b)
+}
+
+// startTicks is field 22 of /proc/PID/stat (proc_pid_stat(5)). The second field,
+// in parentheses, may hold anything: counting starts at the last ")".
+func startTicks(pid int) uint64 {
+	var buf [1024]byte
+	b := readSmall("/proc/"+itoa(pid)+"/stat", buf[:])
+	i := len(b) - 1
+	for i >= 0 && b[i] != ')' {
+		i--
+	}
+	if i < 0 {
+		return 0
+	}
+	field := 2
+	var v uint64
+	for _, c := range b[i+1:] {
+		if c == ' ' {
+			field++
+			if field == 23 {
+				return v
+			}
+			v = 0
+		} else if field == 22 {
+			v = v*10 + uint64(c-'0')
+		}
+	}
+	return 0
+}
+
+// oomKilled reads the count after "oom_kill " in memory.oom_control (v1) or
+// memory.events (v2).
+func oomKilled(path string) bool {
+	var buf [512]byte
+	b := readSmall(path, buf[:])
+	const key = "oom_kill "
+	for i := 0; i+len(key) < len(b); i++ {
+		if (i == 0 || b[i-1] == '\n') && string(b[i:i+len(key)]) == key {
+			return b[i+len(key)] != '0'
+		}
+	}
+	return false
+}
+
+// removeCgroup removes a group that nobody is in any more. A process that has
+// been reaped leaves it a moment later, so EBUSY is waited for, briefly.
+func removeCgroup(dir string) {
+	for wait := int64(1e5); ; wait *= 2 {
+		err := syscall.Rmdir(dir)
+		if err != syscall.EBUSY || wait > 2e8 {
+			return
+		}
+		killGroup(dir)
+		ts := syscall.NsecToTimespec(wait)
+		syscall.Nanosleep(&ts, nil)
+	}
+}
+
+// killGroup ends what is left in a group: processes of a container that has no
+// pid namespace of its own.
+func killGroup(dir string) {
+	var buf [4096]byte
+	pid := 0
+	for _, c := range readSmall(dir+"/cgroup.procs", buf[:]) {
+		if c != '\n' {
+			pid = pid*10 + int(c-'0')
+			continue
+		}
+		if pid > 1 {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		pid = 0
+	}
+}

@@ -1,0 +1,226 @@
+// Package plan compiles an OCI spec into a list of typed steps, each a few raw
+// system calls with the reason for them. The list is what runs: sandbox/spawn
+// does nothing else.
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"vivarium/sandbox/capability"
+	"vivarium/sandbox/cgroup"
+	"vivarium/sandbox/program"
+	"vivarium/sandbox/seccomp"
+)
+
+// ErrUnsupported marks what a spec asks for and this runtime does not do.
+var ErrUnsupported = errors.New("not supported")
+
+// Root is what becomes the container's root file system: a directory (Path), or
+// a file system that is made in the container's own mount namespace (FSType
+// with Params, see fsopen(2) and fsconfig(2)).
+type Root struct {
+	Path   string
+	FSType string
+	Params []Param
+}
+
+// Param is one fsconfig(2) setting; a flag when Flag is set.
+type Param struct {
+	Key, Value string
+	Flag       bool
+}
+
+// Options is what the spec does not say.
+type Options struct {
+	ID        string
+	BundleDir string // relative paths of the spec are below it
+	Root      *Root  // instead of spec.Root.Path
+
+	NetNS        bool // the network namespace comes from the caller (program.SlotNetNS)
+	OwnStdio     int  // bits 0, 1, 2: that descriptor is a pipe of ours, and is given to the user
+	PreserveFDs  int  // descriptors 3 to 3+n-1 go on into the container
+	NoPivot      bool
+	NoNewKeyring bool
+	Hold         bool // report ready before the last steps, and wait (OCI create)
+	MakeCwd      bool // make the working directory when it is missing
+	Lenient      bool // leave limits out that the kernel does not have, with a warning, as Docker does
+
+	Layout  *cgroup.Layout  // the machine's control groups; nil to look
+	Filter  *seccomp.Filter // spec.Linux.Seccomp, compiled before; nil to compile it
+	LastCap int             // the kernel's highest capability; 0 to look
+}
+
+func (o *Options) lastCap() (int, error) {
+	if o.LastCap > 0 {
+		return o.LastCap, nil
+	}
+	return capability.LastCap()
+}
+
+// Plan is a compiled spec.
+type Plan struct {
+	prog  *program.Program
+	setup cgroup.Setup
+}
+
+// compiler holds what the steps of one plan need to know of each other.
+type compiler struct {
+	b      *builder
+	spec   *specs.Spec
+	opt    Options
+	ns     namespaces
+	userNS bool
+
+	root     int16 // the new root's mount
+	proc     int16 // a procfs mounted by this program
+	devpts   int16
+	dev      int16
+	devBound bool // /dev is the host's
+
+	layout cgroup.Layout
+	setup  cgroup.Setup
+	tasks  []int16 // v1: the files through which the child enters its groups
+}
+
+// Compile compiles a spec. It reads of the host only what it must know (which
+// bind sources are directories, which cgroup hierarchies there are) and changes
+// nothing. What it cannot do it refuses with an error that names it.
+func Compile(spec *specs.Spec, opt Options) (*Plan, error) {
+	c, err := newCompiler(spec, opt)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.refuse(); err != nil {
+		return nil, err
+	}
+	if c.ns.fresh&unix.CLONE_NEWNS == 0 {
+		return nil, errorf("a container needs a new mount namespace: %w", ErrUnsupported)
+	}
+	c.cgroups()
+	c.cloneFlags()
+	c.joinBefore()
+	c.enter()
+	c.fileSystems()
+	c.finish()
+	return c.plan()
+}
+
+func newCompiler(spec *specs.Spec, opt Options) (*compiler, error) {
+	if spec.Process == nil {
+		return nil, errorf("the spec has no process")
+	}
+	if spec.Linux == nil {
+		return nil, errorf("the spec has no linux section")
+	}
+	if spec.Root == nil && opt.Root == nil {
+		return nil, errorf("the spec has no root")
+	}
+	ns, err := readNamespaces(spec.Linux.Namespaces)
+	if err != nil {
+		return nil, err
+	}
+	c := &compiler{b: newBuilder(), spec: spec, opt: opt, ns: ns,
+		root: program.None, proc: program.None, devpts: program.None, dev: program.None}
+	if spec.Root != nil && opt.Root == nil && !filepath.IsAbs(spec.Root.Path) {
+		c.opt.Root = &Root{Path: filepath.Join(opt.BundleDir, spec.Root.Path)}
+	}
+	return c, nil
+}
+
+// enter is the child's way into its groups and namespaces.
+func (c *compiler) enter() {
+	b := c.b
+	b.begin("process", "start a session, and let nobody look into the process while it is set up")
+	b.do(unix.SYS_SETSID).tolerate(unix.EPERM)
+	b.do(unix.SYS_PRCTL, n(unix.PR_SET_DUMPABLE), n(0), n(0), n(0), n(0))
+	b.do(unix.SYS_UMASK, n(0))
+	c.oomScore()
+	c.attachSelf()
+	c.joinInChild()
+	if c.ns.fresh&unix.CLONE_NEWCGROUP != 0 {
+		b.begin("namespace", "make a cgroup namespace, rooted at the container's own group")
+		b.do(unix.SYS_UNSHARE, n(uint64(unix.CLONE_NEWCGROUP)))
+	}
+	if c.userNS {
+		b.begin("user", "wait for the id maps, then become root in the user namespace")
+		b.await()
+		b.do(unix.SYS_SETRESGID, n(0), n(0), n(0))
+		b.do(unix.SYS_SETRESUID, n(0), n(0), n(0))
+	}
+	c.loopback()
+	c.keyring()
+}
+
+// fileSystems builds the tree that the container sees.
+func (c *compiler) fileSystems() {
+	c.propagate()
+	c.mountRoot()
+	c.mounts()
+	c.devices()
+	if c.spec.Process.Terminal {
+		c.terminal()
+	}
+	c.makeCwd()
+	c.sysctls()
+	c.readonlyPaths()
+	c.maskedPaths()
+	c.rootAttributes()
+	c.pivot()
+}
+
+func (c *compiler) makeCwd() {
+	if !c.opt.MakeCwd || filepath.Clean(c.spec.Process.Cwd) == "/" {
+		return
+	}
+	c.b.begin("cwd", "make the working directory "+c.spec.Process.Cwd+" if it is missing")
+	t := c.b.target(c.root, c.spec.Process.Cwd, true)
+	c.b.close(t)
+}
+
+// finish gives up what set-up needed, and executes the command.
+func (c *compiler) finish() {
+	b := c.b
+	c.hostnames(c.spec)
+	if !c.spec.Process.Terminal {
+		c.stdio()
+	}
+	if c.opt.Hold {
+		b.prog.Hold = true
+		b.begin("hold", "say that all is ready, and wait for start")
+		b.report('R', program.None)
+		b.await()
+	}
+	c.processAttributes()
+	c.rlimits()
+	c.identity()
+	c.workDir()
+	if c.spec.Process.NoNewPrivileges {
+		c.seccomp()
+	}
+	c.exec()
+}
+
+func (c *compiler) plan() (*Plan, error) {
+	if c.b.err != nil {
+		return nil, c.b.err
+	}
+	c.b.prog.Terminal = c.spec.Process.Terminal
+	return &Plan{prog: c.b.prog, setup: c.setup}, nil
+}
+
+// Program gives the program itself, to be run in this process.
+func (p *Plan) Program() *program.Program { return p.prog }
+
+// Encode gives the program as a monitor takes it.
+func (p *Plan) Encode() []byte { return p.prog.Encode() }
+
+// Cgroups tells of the control groups that the plan makes: what to remove
+// afterwards, where to find them, which limits were left out.
+func (p *Plan) Cgroups() cgroup.Setup { return p.setup }
+
+func errorf(format string, args ...any) error { return fmt.Errorf(format, args...) }

@@ -1,0 +1,74 @@
+package plan
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// refuse names the first thing of the spec that this runtime cannot do. Nothing
+// that a spec asks for is passed over in silence.
+func (c *compiler) refuse() error {
+	s, l, p := c.spec, c.spec.Linux, c.spec.Process
+	for _, r := range []struct {
+		asked bool
+		what  string
+	}{
+		{s.Hooks != nil && len(s.Hooks.Prestart)+len(s.Hooks.CreateRuntime)+len(s.Hooks.CreateContainer)+len(s.Hooks.StartContainer)+len(s.Hooks.Poststart)+len(s.Hooks.Poststop) > 0, "hooks"},
+		{s.Solaris != nil || s.Windows != nil || s.VM != nil || s.ZOS != nil || s.FreeBSD != nil, "a platform other than linux"},
+		{l.IntelRdt != nil, "linux.intelRdt"},
+		{l.MountLabel != "", "linux.mountLabel"},
+		{len(l.NetDevices) > 0, "linux.netDevices"},
+		{l.MemoryPolicy != nil, "linux.memoryPolicy"},
+		{p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined", "process.apparmorProfile"},
+		{p.SelinuxLabel != "", "process.selinuxLabel"},
+		{p.ExecCPUAffinity != nil, "process.execCPUAffinity"},
+		{c.ns.join[unix.CLONE_NEWNS] != "", "a mount namespace by path"},
+		{c.ns.join[unix.CLONE_NEWUSER] != "" && c.ns.fresh&^unix.CLONE_NEWNS != 0, "a user namespace by path beside new namespaces"},
+		{c.ns.fresh&unix.CLONE_NEWUSER != 0 && c.opt.Root != nil && c.opt.Root.FSType == "overlay", "a new user namespace over image layers"},
+	} {
+		if r.asked {
+			return errorf("%s: %w", r.what, ErrUnsupported)
+		}
+	}
+	for key := range l.Sysctl {
+		if err := c.checkSysctl(key); err != nil {
+			return err
+		}
+	}
+	if (s.Hostname != "" || s.Domainname != "") && c.ns.fresh&unix.CLONE_NEWUTS == 0 && c.ns.join[unix.CLONE_NEWUTS] == "" {
+		return errorf("a host name needs a uts namespace of its own")
+	}
+	return nil
+}
+
+// checkSysctl accepts the parameters that belong to a namespace that is the
+// container's own, as runc does; any other would change the host.
+func (c *compiler) checkSysctl(key string) error {
+	own := func(flag uint64) bool {
+		return c.ns.fresh&flag != 0 || c.ns.join[flag] != "" || (flag == unix.CLONE_NEWNET && c.opt.NetNS)
+	}
+	dotted := strings.ReplaceAll(key, "/", ".")
+	switch {
+	case strings.HasPrefix(dotted, "net."):
+		if own(unix.CLONE_NEWNET) {
+			return nil
+		}
+	case strings.HasPrefix(dotted, "fs.mqueue."), ipcSysctls[dotted]:
+		if own(unix.CLONE_NEWIPC) {
+			return nil
+		}
+	case dotted == "kernel.domainname" || dotted == "kernel.hostname":
+		if own(unix.CLONE_NEWUTS) {
+			return nil
+		}
+	default:
+		return errorf("sysctl %q is not in a separate kernel namespace", key)
+	}
+	return errorf("sysctl %q is not allowed: its namespace is the host's", key)
+}
+
+var ipcSysctls = map[string]bool{
+	"kernel.msgmax": true, "kernel.msgmnb": true, "kernel.msgmni": true, "kernel.sem": true,
+	"kernel.shmall": true, "kernel.shmmax": true, "kernel.shmmni": true, "kernel.shm_rmid_forced": true,
+}

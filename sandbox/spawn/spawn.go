@@ -1,0 +1,257 @@
+// Package spawn runs programs: the parent's ops, a raw clone3, and the child's
+// ops directly after it, until execve. Nothing is executed a second time to get
+// into the container, and no C is linked.
+//
+// The child of a multi-threaded Go process has one thread and none of the
+// runtime's services. The fork discipline is that of package syscall: signals
+// blocked and the stack guard spoiled around the clone (runtime_BeforeFork,
+// runtime_AfterFork, runtime_AfterForkInChild), ForkLock held, and only nosplit
+// code in the child, which does nothing but system calls.
+package spawn
+
+import (
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"vivarium/sandbox/program"
+)
+
+//go:linkname runtimeBeforeFork syscall.runtime_BeforeFork
+func runtimeBeforeFork()
+
+//go:linkname runtimeAfterFork syscall.runtime_AfterFork
+func runtimeAfterFork()
+
+//go:linkname runtimeAfterForkInChild syscall.runtime_AfterForkInChild
+func runtimeAfterForkInChild()
+
+const (
+	sysClone3    = 435
+	sysPidfdOpen = 434
+
+	clonePidfd      = 0x1000
+	cloneIntoCgroup = 0x200000000
+	cloneNewUser    = 0x10000000
+)
+
+// Reports of the child, each 12 bytes on the sync socket: the kind, the index
+// of an op, an errno, in the machine's byte order.
+const (
+	ReportFailed   = 'F' // op failed with errno
+	ReportTerminal = 'T' // the terminal's master comes as a descriptor
+	ReportReady    = 'R' // the child waits for Go
+	ReportExec     = 'X' // the next thing is execve: end of file now means success
+	reportSize     = 12
+)
+
+// Options is what a program leaves to its runner.
+type Options struct {
+	Stdin, Stdout, Stderr int // what becomes descriptors 0, 1, 2
+	NetNS                 int // a network namespace, or -1
+	PidFD                 int // of the process whose namespaces are joined, or -1
+	Fault                 Fault
+}
+
+// Error says which op of which phase failed.
+type Error struct {
+	Phase Phase
+	Op    int
+	Step  program.Step
+	Errno syscall.Errno
+}
+
+func (e *Error) Error() string { return e.Step.Why + ": " + e.Errno.Error() }
+func (e *Error) Unwrap() error { return e.Errno }
+
+// Process is a child that runs its program. Its descriptors belong to the
+// caller of Start once it has returned; Close gives them up.
+type Process struct {
+	Pid   int
+	PidFD int
+	sync  int
+	steps []program.Step
+	child []program.Op
+}
+
+// cloneArgs is struct clone_args of clone3(2), as of Linux 5.7.
+type cloneArgs struct {
+	flags, pidfd, childTid, parentTid, exitSignal, stack, stackSize, tls, setTid, setTidSize, cgroup uint64
+}
+
+// Start runs p's first part and clones the child, which goes on by itself; its
+// reports come by Recv. p is used up. After an error nothing is left: the
+// child is reaped, what Before made is undone.
+func Start(p *program.Program, o Options) (*Process, error) {
+	l, err := load(p)
+	if err != nil {
+		return nil, &Error{Step: program.Step{Kind: "load", Why: "map the program's data"}, Errno: errnoOf(err)}
+	}
+	defer l.unload()
+	l.inject(o.Fault)
+	// Namespaces that the parent's ops enter belong to the thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	s := newSlots(o)
+	defer closeOwn(s)
+	return l.start(s)
+}
+
+func newSlots(o Options) *slots {
+	s := new(slots)
+	for i := range s {
+		s[i] = -1
+	}
+	s[program.SlotStdin], s[program.SlotStdout], s[program.SlotStderr] = int32(o.Stdin), int32(o.Stdout), int32(o.Stderr)
+	s[program.SlotNetNS], s[program.SlotPidFD] = int32(o.NetNS), int32(o.PidFD)
+	return s
+}
+
+func closeOwn(s *slots) {
+	for _, fd := range s[program.FirstOwn:] {
+		if fd > 2 {
+			syscall.Close(int(fd))
+		}
+	}
+}
+
+func (l *loaded) start(s *slots) (*Process, error) {
+	if n, e := run(l.Before, s, l.base); e != 0 {
+		return nil, l.undo(s, l.failure(Before, l.Before, n, e))
+	}
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, l.undo(s, l.failure(Before, l.Before, len(l.Before), errnoOf(err)))
+	}
+	defer syscall.Close(pair[1])
+	s[program.SlotSync] = int32(pair[1])
+	stub, err := makeStub(pair[1], l.Candidates, l.ExecOp)
+	if err != nil {
+		syscall.Close(pair[0])
+		return nil, l.undo(s, l.failure(Before, l.Before, len(l.Before), errnoOf(err)))
+	}
+	defer syscall.Close(stub)
+	s[program.SlotStub] = int32(stub)
+
+	pid, pidfd, e := l.fork(s)
+	if e != 0 {
+		syscall.Close(pair[0])
+		err := l.failure(Before, l.Before, len(l.Before), e)
+		err.Step = program.Step{Kind: "clone", Why: "clone the container's first process with its namespaces"}
+		return nil, l.undo(s, err)
+	}
+	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], steps: l.Steps, child: l.Child}
+	if err := l.after(s, proc); err != nil {
+		proc.Kill()
+		proc.reap()
+		proc.Close()
+		return nil, l.undo(s, err)
+	}
+	return proc, nil
+}
+
+// fork clones. Everything from runtimeBeforeFork to the child's last op is in
+// one function, on one stack frame that the clone copies.
+//
+//go:norace
+//go:noinline
+func (l *loaded) fork(s *slots) (pid, pidfd int, e syscall.Errno) {
+	var fd int32 = -1
+	args := cloneArgs{flags: l.CloneFlags | clonePidfd, exitSignal: uint64(syscall.SIGCHLD), pidfd: uint64(uintptr(unsafe.Pointer(&fd)))}
+	if l.CgroupSlot >= 0 {
+		args.flags |= cloneIntoCgroup
+		args.cgroup = uint64(uint32(s[l.CgroupSlot]))
+	}
+	ops, base := l.Child, l.base
+	var report [3]uint32
+	syscall.ForkLock.Lock()
+	runtimeBeforeFork()
+	r, _, e := syscall.RawSyscall(sysClone3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+	if e != 0 || r != 0 {
+		runtimeAfterFork()
+		syscall.ForkLock.Unlock()
+		return int(r), int(fd), e
+	}
+	runtimeAfterForkInChild()
+	n, e := run(ops, s, base)
+	report[0], report[1], report[2] = ReportFailed, uint32(n), uint32(e)
+	syscall.RawSyscall(syscall.SYS_WRITE, uintptr(s[program.SlotSync]), uintptr(unsafe.Pointer(&report)), reportSize)
+	for {
+		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 127, 0, 0)
+	}
+}
+
+// after does the parent's part: the maps of a new user namespace, the After ops.
+func (l *loaded) after(s *slots, p *Process) *Error {
+	if l.CloneFlags&cloneNewUser != 0 {
+		if err := writeMaps(p.Pid, l.UIDMap, l.GIDMap); err != nil {
+			e := l.failure(After, l.After, len(l.After), errnoOf(err))
+			e.Step = program.Step{Kind: "idmap", Why: "write the id maps of the user namespace"}
+			return e
+		}
+	}
+	if n, e := run(l.After, s, l.base); e != 0 {
+		return l.failure(After, l.After, n, e)
+	}
+	if l.CloneFlags&cloneNewUser != 0 {
+		if err := p.Go(); err != nil {
+			return l.failure(After, l.After, len(l.After), errnoOf(err))
+		}
+	}
+	return nil
+}
+
+// writeMaps writes the maps from outside, as user_namespaces(7) lets a
+// privileged parent do.
+func writeMaps(pid int, uids, gids string) error {
+	dir := "/proc/" + itoa(pid)
+	if err := writeFile(dir+"/uid_map", uids); err != nil {
+		return err
+	}
+	return writeFile(dir+"/gid_map", gids)
+}
+
+func writeFile(path, text string) error {
+	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	_, err = syscall.Write(fd, []byte(text))
+	return err
+}
+
+func (l *loaded) undo(s *slots, err *Error) error {
+	run(l.Undo, s, l.base)
+	return err
+}
+
+func (l *loaded) failure(ph Phase, ops []program.Op, n int, e syscall.Errno) *Error {
+	return &Error{Phase: ph, Op: n, Step: stepOf(l.Steps, ops, n), Errno: e}
+}
+
+func stepOf(steps []program.Step, ops []program.Op, n int) program.Step {
+	if n < 0 || n >= len(ops) || int(ops[n].Step) >= len(steps) {
+		return program.Step{Kind: "start", Why: "start the container's first process"}
+	}
+	return steps[ops[n].Step]
+}
+
+func errnoOf(err error) syscall.Errno {
+	if e, ok := err.(syscall.Errno); ok {
+		return e
+	}
+	return syscall.EIO
+}
+
+// itoa does without strconv.
+func itoa(n int) string {
+	var b [20]byte
+	i := len(b)
+	for n > 0 || i == len(b) {
+		i--
+		b[i] = byte('0' + n%10)
+		n /= 10
+	}
+	return string(b[i:])
+}
