@@ -87,7 +87,7 @@ func checkDuplicates(list []MountPoint) error {
 	for i := range list {
 		for j := range i {
 			if list[i].Destination == list[j].Destination {
-				return fmt.Errorf("duplicate mount point: %s", list[i].Destination)
+				return refuse("Duplicate mount point: %s", list[i].Destination)
 			}
 		}
 	}

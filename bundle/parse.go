@@ -276,7 +276,7 @@ func (p RestartPolicy) check() error {
 func ParseStopSignal(s string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil {
 		if n < 1 || n > sigRTMax {
-			return 0, fmt.Errorf("invalid signal: %s", s)
+			return 0, refuse("Invalid signal: %s", s)
 		}
 		return unix.Signal(n), nil
 	}
@@ -287,7 +287,7 @@ func ParseStopSignal(s string) (unix.Signal, error) {
 	if n := unix.SignalNum("SIG" + name); n != 0 {
 		return n, nil
 	}
-	return 0, fmt.Errorf("invalid signal: %s", s)
+	return 0, refuse("Invalid signal: %s", s)
 }
 
 // The first two real-time signals of the kernel (32 and 33) belong to the C

@@ -107,7 +107,7 @@ func (b *builder) process() error {
 	}
 	p.Args = slices.Concat(c.Entrypoint, c.Cmd)
 	if len(p.Args) == 0 || p.Args[0] == "" && len(p.Args) == 1 {
-		return errors.New("no command specified: neither the image nor the command line names a program")
+		return refuse("No command specified: neither the image nor the command line names a program")
 	}
 	p.Cwd = path.Join("/", c.WorkingDir)
 	score := b.o.HostConfig.OomScoreAdj

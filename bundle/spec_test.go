@@ -422,7 +422,7 @@ func TestImage(t *testing.T) {
 		t.Error("Merged changed the image's configuration")
 	}
 	o.Config.Entrypoint = []string{""}
-	if _, _, err := Spec(img, o, testFacts()); err == nil || !strings.Contains(err.Error(), "no command specified") {
+	if _, _, err := Spec(img, o, testFacts()); err == nil || !strings.Contains(err.Error(), "No command specified") {
 		t.Errorf("without a command the error is %v", err)
 	}
 }

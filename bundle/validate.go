@@ -11,6 +11,10 @@ import (
 // minMemory is the least memory limit with which a container can be started.
 const minMemory = 6 << 20
 
+// refuse is fmt.Errorf for messages that begin with a capital, because Docker's do
+// and scripts look for them.
+func refuse(format string, a ...any) error { return fmt.Errorf(format, a...) }
+
 // Validate checks everything that depends neither on an image nor on the host. The
 // first fault is returned, worded as Docker does.
 func (o Options) Validate() error {
@@ -123,7 +127,7 @@ func (o *Options) checkProcess() error {
 		}
 	}
 	if h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000 {
-		return fmt.Errorf("invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+		return refuse("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
 	}
 	if h.ShmSize < 0 {
 		return errors.New("SHM size can not be less than 0")
@@ -135,19 +139,19 @@ func (o *Options) checkMemory() error {
 	r := &o.HostConfig.Resources
 	switch {
 	case r.Memory < 0 || r.Memory > 0 && r.Memory < minMemory:
-		return errors.New("minimum memory limit allowed is 6MB")
+		return refuse("Minimum memory limit allowed is 6MB")
 	case r.Memory > 0 && r.MemorySwap > 0 && r.MemorySwap < r.Memory:
-		return errors.New("minimum memoryswap limit should be larger than memory limit, see usage")
+		return refuse("Minimum memoryswap limit should be larger than memory limit, see usage")
 	case r.Memory == 0 && r.MemorySwap > 0:
-		return errors.New("you should always set the Memory limit when using Memoryswap limit, see usage")
+		return refuse("You should always set the Memory limit when using Memoryswap limit, see usage")
 	case r.MemorySwap < -1:
 		return errors.New("invalid memoryswap limit: it must be -1 (unlimited) or positive")
 	case r.MemoryReservation < 0 || r.MemoryReservation > 0 && r.MemoryReservation < minMemory:
-		return errors.New("minimum memory reservation allowed is 6MB")
+		return refuse("Minimum memory reservation allowed is 6MB")
 	case r.Memory > 0 && r.MemoryReservation > r.Memory:
-		return errors.New("minimum memory limit can not be less than memory reservation limit, see usage")
+		return refuse("Minimum memory limit can not be less than memory reservation limit, see usage")
 	case r.KernelMemory < 0 || r.KernelMemory > 0 && r.KernelMemory < minMemory:
-		return errors.New("minimum kernel memory limit allowed is 6MB")
+		return refuse("Minimum kernel memory limit allowed is 6MB")
 	}
 	if s := r.MemorySwappiness; s != nil && (*s < -1 || *s > 100) {
 		return fmt.Errorf("invalid value: %d. Valid memory swappiness range is 0-100", *s)
@@ -159,11 +163,11 @@ func (o *Options) checkCPU() error {
 	r := &o.HostConfig.Resources
 	switch {
 	case r.NanoCpus != 0 && r.CpuPeriod != 0:
-		return errors.New("conflicting options: Nano CPUs and CPU Period cannot both be set")
+		return refuse("Conflicting options: Nano CPUs and CPU Period cannot both be set")
 	case r.NanoCpus != 0 && r.CpuQuota != 0:
-		return errors.New("conflicting options: Nano CPUs and CPU Quota cannot both be set")
+		return refuse("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
 	case r.NanoCpus < 0 || r.NanoCpus > 0 && r.NanoCpus < 1e7:
-		return errors.New("range of CPUs is from 0.01 to the number of CPUs of the host")
+		return refuse("Range of CPUs is from 0.01 to the number of CPUs of the host")
 	case r.CpuShares < 0:
 		return fmt.Errorf("invalid CPU shares (%d): value must be a positive integer", r.CpuShares)
 	case r.CpuPeriod != 0 && (r.CpuPeriod < 1000 || r.CpuPeriod > 1000000):
@@ -175,13 +179,13 @@ func (o *Options) checkCPU() error {
 	case r.CpuRealtimePeriod != 0 && r.CpuRealtimeRuntime > r.CpuRealtimePeriod:
 		return errors.New("CPU real-time runtime cannot be higher than CPU real-time period")
 	case r.BlkioWeight > 0 && (r.BlkioWeight < 10 || r.BlkioWeight > 1000):
-		return errors.New("range of blkio weight is from 10 to 1000")
+		return refuse("Range of blkio weight is from 10 to 1000")
 	}
 	if _, err := parseCPUList(r.CpusetCpus); err != nil {
-		return fmt.Errorf("invalid value %s for cpuset cpus: %w", r.CpusetCpus, err)
+		return refuse("Invalid value %s for cpuset cpus: %w", r.CpusetCpus, err)
 	}
 	if _, err := parseCPUList(r.CpusetMems); err != nil {
-		return fmt.Errorf("invalid value %s for cpuset mems: %w", r.CpusetMems, err)
+		return refuse("Invalid value %s for cpuset mems: %w", r.CpusetMems, err)
 	}
 	return nil
 }
@@ -274,7 +278,7 @@ func parseCPUList(s string) (map[int]bool, error) {
 func (o *Options) fitHost(f Facts) ([]Warning, error) {
 	r := &o.HostConfig.Resources
 	if f.CPUs > 0 && r.NanoCpus > int64(f.CPUs)*1e9 {
-		return nil, fmt.Errorf("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", f.CPUs, f.CPUs)
+		return nil, refuse("Range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", f.CPUs, f.CPUs)
 	}
 	for _, s := range []struct{ what, want, have string }{
 		{"CPUs", r.CpusetCpus, f.CpusetCpus}, {"memory nodes", r.CpusetMems, f.CpusetMems},
@@ -292,7 +296,7 @@ func (o *Options) fitHost(f Facts) ([]Warning, error) {
 		}
 		for n := range want {
 			if !have[n] {
-				return nil, fmt.Errorf("requested %s are not available - requested %s, available: %s", s.what, s.want, s.have)
+				return nil, refuse("Requested %s are not available - requested %s, available: %s", s.what, s.want, s.have)
 			}
 		}
 	}
