@@ -106,6 +106,7 @@ func (m *monitor) configure() bool {
 func (m *monitor) run() {
 	m.status.BootID = bootID()
 	m.status.MonitorPid = syscall.Getpid()
+	m.status.MonitorTicks = startTicks(m.status.MonitorPid)
 	m.status.RestartCount = m.cfg.RestartCount
 	if !m.lock() {
 		m.fail(nil, syscall.EBUSY)
@@ -140,8 +141,8 @@ func (m *monitor) run() {
 	m.finish()
 }
 
-// lock holds the container for as long as this process lives: whoever can take
-// the lock knows that there is no monitor.
+// lock holds the container for as long as this process lives: there never are two
+// monitors for one.
 func (m *monitor) lock() bool {
 	if m.cfg.Exec {
 		return true
@@ -150,9 +151,7 @@ func (m *monitor) lock() bool {
 	if err != nil {
 		return false
 	}
-	const setLock = 37 // F_OFD_SETLK (fcntl_locking(2)): others can ask for it without taking it
-	l := syscall.Flock_t{Type: syscall.F_WRLCK}
-	return syscall.FcntlFlock(uintptr(fd), setLock, &l) == nil
+	return syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB) == nil
 }
 
 // start runs the program and waits until the command runs.

@@ -17,6 +17,7 @@ func (m *monitor) writeStatus() {
 	b = appendNumber(b, "pid", uint64(s.Pid))
 	b = appendNumber(b, "startTicks", s.StartTicks)
 	b = appendNumber(b, "monitorPid", uint64(s.MonitorPid))
+	b = appendNumber(b, "monitorTicks", s.MonitorTicks)
 	b = appendText(append(b, ','), "bootID", s.BootID)
 	b = appendNumber(b, "startedAt", uint64(s.StartedAt))
 	b = appendNumber(b, "finishedAt", uint64(s.FinishedAt))

@@ -105,17 +105,20 @@ func reap(pid int) {
 	}
 }
 
-// Run sends the configuration, and the program, which is compiled for it
-// (plan.Encode); none when the monitor adopts a process. netns and target may
-// be nil: a network namespace made for the container, and a pidfd of the
-// process whose namespaces an exec session joins. They may be closed when Run
-// has returned. The session that it gives is attached: output comes from its
-// first byte. Its first message is Started or Failed.
-func (l *Launch) Run(cfg *wire.Config, prog []byte, netns, target *os.File) (*Session, error) {
+// Run sends the configuration, with cfg.Program unless the monitor adopts a
+// process. files may hold "netns", a network namespace made for the container,
+// and "pidfd", of the process whose namespaces an exec session joins; they may
+// be closed when Run has returned. The session that it gives is attached:
+// output comes from its first byte. Its first message is Started or Failed.
+func (l *Launch) Run(ctx context.Context, cfg *wire.Config, files map[string]*os.File) (*Session, error) {
+	if err := ctx.Err(); err != nil {
+		l.Abort()
+		return nil, err
+	}
 	var fds []int
-	files := 0
-	if prog != nil {
-		mem, err := memfd(prog)
+	have := 0
+	if cfg.Program != nil {
+		mem, err := memfd(cfg.Program)
 		if err != nil {
 			l.Abort()
 			return nil, fmt.Errorf("hand the program to the monitor: %w", err)
@@ -123,15 +126,15 @@ func (l *Launch) Run(cfg *wire.Config, prog []byte, netns, target *os.File) (*Se
 		defer unix.Close(mem)
 		fds = append(fds, mem)
 	}
-	if netns != nil {
-		files |= wire.HasNetNS
-		fds = append(fds, int(netns.Fd()))
+	if f := files["netns"]; f != nil {
+		have |= wire.HasNetNS
+		fds = append(fds, int(f.Fd()))
 	}
-	if target != nil {
-		files |= wire.HasPidFD
-		fds = append(fds, int(target.Fd()))
+	if f := files["pidfd"]; f != nil {
+		have |= wire.HasPidFD
+		fds = append(fds, int(f.Fd()))
 	}
-	msg := append([]byte{wire.MsgConfig}, cfg.Encode(files)...)
+	msg := append([]byte{wire.MsgConfig}, cfg.Encode(have)...)
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
@@ -324,24 +327,24 @@ func (s *Session) WaitMonitor() {
 }
 
 // Adopt starts a monitor for a container whose own has died: cfg names the
-// process (AdoptPid, AdoptTicks, AdoptStarted).
-func Adopt(binary string, cfg *wire.Config, prog []byte) (*Session, error) {
+// process (AdoptPid, AdoptTicks, AdoptStarted), and has the program for restarts.
+func Adopt(ctx context.Context, binary string, cfg *wire.Config) error {
 	l, err := Spawn(binary)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s, err := l.Run(cfg, prog, nil, nil)
+	s, err := l.Run(ctx, cfg, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	defer s.Close()
 	m, err := s.Recv()
 	if err == nil && m.Kind == Failed {
 		err = m.Err
 	}
 	if err != nil {
-		s.Close()
 		s.WaitMonitor()
-		return nil, fmt.Errorf("adopt the container %s: %w", cfg.ID, err)
+		return fmt.Errorf("adopt the container %s: %w", cfg.ID, err)
 	}
-	return s, nil
+	return nil
 }

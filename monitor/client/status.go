@@ -9,8 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"sync"
 
 	"vivarium/monitor/wire"
 )
@@ -48,13 +47,22 @@ func WriteStatus(dir string, st wire.Status) error {
 	return nil
 }
 
-// Running tells whether the process of st is there still: the same boot, the
-// same pid with the same start time, and no zombie.
-func Running(st wire.Status) bool {
-	if st.Pid <= 0 {
+// Alive tells whether the container's process of st is there still, and whether
+// its monitor is: the same boot, the same pid with the same start time, and no
+// zombie.
+func Alive(st wire.Status) (process, monitor bool) {
+	if st.BootID == "" || st.BootID != BootID() {
+		return false, false
+	}
+	return same(st.Pid, st.StartTicks), same(st.MonitorPid, st.MonitorTicks)
+}
+
+// same tells whether pid still is the process that started at ticks.
+func same(pid int, ticks uint64) bool {
+	if pid <= 0 {
 		return false
 	}
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(st.Pid) + "/stat")
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return false
 	}
@@ -63,31 +71,15 @@ func Running(st wire.Status) bool {
 	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
 		return false
 	}
-	ticks, err := strconv.ParseUint(f[19], 10, 64)
-	return err == nil && ticks == st.StartTicks && BootID() == st.BootID
-}
-
-// HasMonitor tells whether a monitor holds the container's lock in stateDir. It
-// asks for the lock's holder and takes no lock itself, so that it never is in
-// the way of a monitor that starts (fcntl_locking(2), F_OFD_GETLK).
-func HasMonitor(stateDir string) bool {
-	f, err := os.Open(stateDir + "/monitor.lock")
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	l := unix.Flock_t{Type: unix.F_RDLCK}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l); err != nil {
-		return false
-	}
-	return l.Type == unix.F_WRLCK
+	started, err := strconv.ParseUint(f[19], 10, 64)
+	return err == nil && started == ticks
 }
 
 // BootID names this boot of the machine.
-func BootID() string {
+var BootID = sync.OnceValue(func() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
 	return strings.TrimSpace(string(b))
-}
+})

@@ -13,6 +13,10 @@ type Config struct {
 	StateDir string // <state>/containers/<id>: monitor.sock, monitor.lock, stdout, stderr
 	Dir      string // <root>/containers/<id>: status.json, log.json
 
+	// Program is a compiled plan (plan.Encode). It does not travel with the
+	// rest but in a memfd, which the monitor keeps for restarts.
+	Program []byte
+
 	Exec bool // an exec session: no log, no restart, no control groups of its own
 
 	TTY        bool   // the process has a terminal of its own
@@ -94,7 +98,8 @@ type Status struct {
 	Pid          int    `json:"pid"`        // of the container's first process in the monitor's pid namespace; 0 when it has ended
 	StartTicks   uint64 `json:"startTicks"` // field 22 of /proc/PID/stat: tells a process from a later one with the same pid
 	MonitorPid   int    `json:"monitorPid"`
-	BootID       string `json:"bootID"` // /proc/sys/kernel/random/boot_id when it was written
+	MonitorTicks uint64 `json:"monitorTicks"` // the same of the monitor
+	BootID       string `json:"bootID"`       // /proc/sys/kernel/random/boot_id when it was written
 	StartedAt    int64  `json:"startedAt"`
 	FinishedAt   int64  `json:"finishedAt"`
 	ExitCode     int    `json:"exitCode"` // 128+n for signal n

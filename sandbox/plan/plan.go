@@ -223,4 +223,7 @@ func (p *Plan) Encode() []byte { return p.prog.Encode() }
 // afterwards, where to find them, which limits were left out.
 func (p *Plan) Cgroups() cgroup.Setup { return p.setup }
 
+// CgroupDirs lists those groups in the order in which to remove them.
+func (p *Plan) CgroupDirs() []string { return p.setup.Remove }
+
 func errorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
