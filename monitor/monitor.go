@@ -83,15 +83,9 @@ func (m *monitor) configure() bool {
 	}
 	m.cfg = cfg
 	fds := rights(oob[:oobn])
-	for _, want := range []struct {
-		bit int
-		fd  *int
-	}{{-1, &m.program}, {wire.HasNetNS, &m.netns}, {wire.HasPidFD, &m.pidfdIn}} {
-		if want.bit == -1 && cfg.AdoptPid != 0 {
-			continue
-		}
-		if (want.bit == -1 || files&want.bit != 0) && len(fds) > 0 {
-			*want.fd, fds = fds[0], fds[1:]
+	for i, fd := range [...]*int{&m.program, &m.netns, &m.pidfdIn} {
+		if files&(1<<i) != 0 && len(fds) > 0 {
+			*fd, fds = fds[0], fds[1:]
 		}
 	}
 	m.policy = newPolicy(cfg)

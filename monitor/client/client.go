@@ -124,6 +124,7 @@ func (l *Launch) Run(ctx context.Context, cfg *wire.Config, files map[string]*os
 			return nil, fmt.Errorf("hand the program to the monitor: %w", err)
 		}
 		defer unix.Close(mem)
+		have |= wire.HasProgram
 		fds = append(fds, mem)
 	}
 	if f := files["netns"]; f != nil {

@@ -53,7 +53,7 @@ type Config struct {
 
 // Messages from a client to a monitor: one byte, then the payload.
 const (
-	MsgConfig   = 'C' // an encoded Config; descriptors: the program, then those that HasFile names
+	MsgConfig   = 'C' // an encoded Config; descriptors: see HasProgram
 	MsgStdin    = 'I' // bytes
 	MsgStdinEOF = 'i'
 	MsgResize   = 'W' // rows, cols: two uint16
@@ -71,11 +71,11 @@ const (
 	MsgFailed  = 'f' // errno: uint32, phase, op: uint32, then "kind NUL why"
 )
 
-// Descriptors that may come with MsgConfig after the program, in this order,
-// each announced by a bit.
+// Descriptors that may come with MsgConfig, in this order, each announced by a bit.
 const (
-	HasNetNS = 1 << iota // a network namespace
-	HasPidFD             // the process whose namespaces an exec session joins
+	HasProgram = 1 << iota // a memfd with the program
+	HasNetNS               // a network namespace
+	HasPidFD               // the process whose namespaces an exec session joins
 )
 
 // MaxMessage bounds a message, and so the output that one carries.
