@@ -29,7 +29,7 @@ import (
 
 // imageFormat goes into the name of the cached files: a change of what follows is
 // a new number.
-const imageFormat = "2"
+const imageFormat = "4"
 
 // epoch is the time of every file in the images, so that they are the same in
 // every run.
@@ -59,9 +59,11 @@ type entry struct {
 //   - busybox: one layer, busybox with its applets as symbolic links in /bin, the
 //     users root, alice (1000:1000, also in group staff, 50) and nobody;
 //   - layered: busybox and two layers above it that add, replace, hide a file by
-//     a whiteout, and make a directory opaque.
+//     a whiteout, and make a directory opaque;
+//   - linked: layered and a layer that needs those below it to be unpacked: a hard
+//     link to a file of theirs, and a file in a directory that it does not name.
 //
-// In both the environment has PATH and IMAGE=<name>, and the command is sh.
+// In all the environment has PATH and IMAGE=<name>, and the command is sh.
 func Image(t testing.TB, name string) Files {
 	t.Helper()
 	files, err := image(name)
@@ -129,17 +131,25 @@ func layersOf(name string, busybox []byte) ([][]entry, error) {
 	case "busybox":
 		return [][]entry{base}, nil
 	case "layered":
-		return [][]entry{base, {
-			directory("data", 0o755), file("data/a", 0o644, "a1\n"), file("data/b", 0o644, "b1\n"),
-			directory("full", 0o750), file("full/old", 0o644, "old\n"),
-			file("etc/motd", 0o644, "second layer\n"),
-		}, {
-			file("data/a", 0o600, "a2\n"), file("data/.wh.b", 0o644, ""),
-			file("full/.wh..wh..opq", 0o644, ""), file("full/new", 0o644, "new\n"),
+		return layered(base), nil
+	case "linked":
+		return append(layered(base), []entry{
 			{Header: tar.Header{Typeflag: tar.TypeLink, Name: "data/motd", Linkname: "etc/motd", Mode: 0o644}},
-		}}, nil
+			file("full/unnamed-parent", 0o644, ""),
+		}), nil
 	}
 	return nil, fmt.Errorf("there is no test image of this name")
+}
+
+func layered(base []entry) [][]entry {
+	return [][]entry{base, {
+		directory("data", 0o755), file("data/a", 0o644, "a1\n"), file("data/b", 0o644, "b1\n"),
+		directory("full", 0o750), file("full/old", 0o644, "old\n"),
+		file("etc/motd", 0o644, "second layer\n"),
+	}, {
+		file("data/a", 0o600, "a2\n"), file("data/.wh.b", 0o644, ""),
+		directory("full", 0o750), file("full/.wh..wh..opq", 0o644, ""), file("full/new", 0o644, "new\n"),
+	}}
 }
 
 func busyboxLayer(busybox []byte) ([]entry, error) {

@@ -271,7 +271,7 @@ func TestImages(t *testing.T) {
 	for _, c := range []struct {
 		image  string
 		layers int
-	}{{"busybox", 1}, {"layered", 3}} {
+	}{{"busybox", 1}, {"layered", 3}, {"linked", 4}} {
 		t.Run(c.image, func(t *testing.T) {
 			files := Image(t, c.image)
 			index, err := layout.ImageIndexFromPath(files.Layout)
@@ -344,6 +344,27 @@ func TestRegistry(t *testing.T) {
 		t.Errorf("dial from the engine's network: %v", err)
 	} else {
 		conn.Close()
+	}
+}
+
+func TestOutside(t *testing.T) {
+	e, rec := standInEngine(t)
+	defer rec.end()
+	out := e.Outside()
+	l, err := out.Listen("tcp", OutsideAddress+":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), DefaultTimeout)
+	defer cancel()
+	conn, err := e.Dial(ctx, "tcp", OutsideAddress+":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got := conn.LocalAddr().String(); !strings.HasPrefix(got, EngineAddress+":") {
+		t.Errorf("the engine's side is %s", got)
 	}
 }
 
