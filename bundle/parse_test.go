@@ -426,6 +426,8 @@ func TestLookupUser(t *testing.T) {
 		{"0:nosuch", nil, 0, 0, nil, "", "unable to find group nosuch: no matching entries in group file"},
 		{"", []string{"nosuch"}, 0, 0, nil, "", "nosuch"},
 		{"0:0:0", nil, 0, 0, nil, "", "invalid user"},
+		{"+0", nil, 0, 0, nil, "", "invalid user"},
+		{"app:+0", nil, 0, 0, nil, "", "invalid user"},
 		{"-1", nil, 0, 0, nil, "", "range"},
 		{"99999999999", nil, 0, 0, nil, "", "range"},
 		{"", []string{"99999999999"}, 0, 0, nil, "", "range"},
@@ -442,6 +444,18 @@ func TestLookupUser(t *testing.T) {
 		if u.UID != c.uid || u.GID != c.gid || !slices.Equal(u.AdditionalGids, c.groups) || home != c.home {
 			t.Errorf("%q is %+v with home %q", c.spec, u, home)
 		}
+	}
+}
+
+// A line that is broken off must not make its user root.
+func TestBrokenPasswd(t *testing.T) {
+	for _, passwd := range []string{"app", "app:x", "app:x::", "app:x:abc:0::/:", "app:x:-5:5::/:", "app:x:5:4294967296::/:", "app:x: 5:5::/:"} {
+		if u, _, err := LookupUser("app", nil, []byte(passwd), nil); err == nil {
+			t.Errorf("%q makes app %+v", passwd, u)
+		}
+	}
+	if u, _, err := LookupUser("app:g", nil, []byte("bad\napp:x:5:6"), []byte("g:x:\ng:x:7")); err != nil || u.UID != 5 || u.GID != 7 {
+		t.Errorf("the short but whole lines give %+v, %v", u, err)
 	}
 }
 

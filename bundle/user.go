@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/sys/user"
@@ -20,6 +21,12 @@ func LookupUser(spec string, extra []string, passwd, group []byte) (u specs.User
 	if strings.Count(spec, ":") > 1 || strings.ContainsAny(spec, "\n\x00") {
 		return u, "", fmt.Errorf("invalid user %q: it must be name|uid[:group|gid]", spec)
 	}
+	// A number with a sign would be taken as that number: "+0" must not become root.
+	if strings.HasPrefix(spec, "+") || strings.Contains(spec, ":+") {
+		return u, "", fmt.Errorf("invalid user %q: it must be name|uid[:group|gid]", spec)
+	}
+	// The library takes a number that it cannot read for 0, which is root.
+	passwd, group = wellFormed(passwd, 2, 3), wellFormed(group, 2)
 	e, err := user.GetExecUser(spec, nil, bytes.NewReader(passwd), bytes.NewReader(group))
 	if err != nil {
 		return u, "", err
@@ -44,6 +51,27 @@ func LookupUser(spec string, extra []string, passwd, group []byte) (u specs.User
 		}
 	}
 	return u, e.Home, nil
+}
+
+// wellFormed returns the lines of a passwd or group file whose fields with these
+// indexes are IDs.
+func wellFormed(file []byte, ids ...int) []byte {
+	out := make([]byte, 0, len(file))
+	for line := range bytes.Lines(file) {
+		rest, field, ok := line, 0, true
+		for _, id := range ids {
+			var text []byte
+			for ; field <= id; field++ {
+				text, rest, _ = bytes.Cut(rest, []byte(":"))
+			}
+			_, err := strconv.ParseUint(string(bytes.TrimSuffix(text, []byte("\n"))), 10, 31)
+			ok = ok && err == nil
+		}
+		if ok {
+			out = append(out, line...)
+		}
+	}
+	return out
 }
 
 func (b *builder) user() (home string, err error) {
