@@ -93,7 +93,8 @@ func internal(op *program.Op, s *slots, base unsafe.Pointer) syscall.Errno {
 	case program.Die:
 		pid, _, _ := syscall.RawSyscall(syscall.SYS_GETPID, 0, 0, 0)
 		syscall.RawSyscall(syscall.SYS_KILL, pid, uintptr(syscall.SIGKILL), 0)
-		return syscall.EINTR
+		// The first process of a pid namespace cannot kill itself (pid_namespaces(7)).
+		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 128+uintptr(syscall.SIGKILL), 0, 0)
 	case program.ExecStub:
 		return execStub(op, s, base)
 	}
