@@ -1,0 +1,276 @@
+package layer
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sort"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Export writes the tree below the open directory as a tar, as `viv export`
+// gives it: every file with owner, mode, times, attributes and hard links;
+// sockets are left out, because tar has none.
+func Export(ctx context.Context, w io.Writer, dir *os.File) error {
+	p := newPacker(ctx, w)
+	return p.finish(p.tree(int(dir.Fd()), ""))
+}
+
+// Diff writes an overlay upper directory as an OCI layer tar: device 0/0
+// becomes ".wh.NAME", and an opaque directory gets the entry ".wh..wh..opq".
+// The upper directory must come from a mount that this module's unionfs made
+// (or one with redirect_dir and metacopy off): otherwise a file's content may
+// be elsewhere, which is refused.
+func Diff(ctx context.Context, w io.Writer, upper *os.File) error {
+	p := newPacker(ctx, w)
+	p.layer = true
+	return p.finish(p.tree(int(upper.Fd()), ""))
+}
+
+type inode struct{ dev, ino uint64 }
+
+type packer struct {
+	ctx   context.Context
+	tw    *tar.Writer
+	layer bool
+	links map[inode]string
+	buf   []byte
+}
+
+func newPacker(ctx context.Context, w io.Writer) *packer {
+	return &packer{ctx: ctx, tw: tar.NewWriter(w), links: make(map[inode]string)}
+}
+
+func (p *packer) finish(err error) error {
+	if err != nil {
+		return err
+	}
+	if err := p.tw.Close(); err != nil {
+		return fmt.Errorf("write end of archive: %w", err)
+	}
+	return nil
+}
+
+// tree writes the entries of an open directory, whose own entry is written.
+func (p *packer) tree(dirfd int, name string) error {
+	fd, err := unix.Openat(dirfd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open directory %q: %w", name, err)
+	}
+	defer unix.Close(fd)
+	names, err := readNames(fd)
+	if err != nil {
+		return fmt.Errorf("list directory %q: %w", name, err)
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		if p.ctx.Err() != nil {
+			return context.Cause(p.ctx)
+		}
+		err := p.entry(fd, n, joinName(name, n))
+		if errors.Is(err, unix.ENOENT) {
+			continue // deleted while the tree was read: it is no part of it
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entry writes one name, and if it is a directory all below it.
+func (p *packer) entry(dirfd int, base, name string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("stat %q: %w", name, err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return p.directory(dirfd, base, name, &st)
+	case unix.S_IFREG:
+		return p.regular(dirfd, base, name)
+	case unix.S_IFSOCK:
+		return nil
+	}
+	if p.layer && isWhiteout(&st) {
+		dir, base := splitName(name)
+		return p.header(&tar.Header{Typeflag: tar.TypeReg, Name: joinName(dir, WhiteoutPrefix+base), ModTime: mtime(&st)})
+	}
+	return p.special(dirfd, base, name, &st)
+}
+
+func (p *packer) directory(dirfd int, base, name string, st *unix.Stat_t) error {
+	fd, err := unix.Openat(dirfd, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open directory %q: %w", name, err)
+	}
+	defer unix.Close(fd)
+	hdr, err := p.fileHeader(dirfd, base, name+"/", st)
+	if err != nil {
+		return err
+	}
+	hdr.Typeflag = tar.TypeDir
+	if err := p.header(hdr); err != nil {
+		return err
+	}
+	if p.layer {
+		if err := refuseRedirect(dirfd, base, name); err != nil {
+			return err
+		}
+		if isOpaque(fd) {
+			err := p.header(&tar.Header{Typeflag: tar.TypeReg, Name: joinName(name, WhiteoutOpaque), ModTime: mtime(st)})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return p.tree(fd, name)
+}
+
+// refuseRedirect refuses files whose content overlay would take from another
+// name: Diff would write a layer that lacks it.
+func refuseRedirect(dirfd int, base, name string) error {
+	path := procPath(dirfd, base)
+	for _, attr := range []string{"trusted.overlay.redirect", "trusted.overlay.metacopy", "user.overlay.redirect", "user.overlay.metacopy"} {
+		if _, err := unix.Lgetxattr(path, attr, nil); err == nil {
+			return fmt.Errorf("read %q: it carries %s, so its content is in another layer; mount with redirect_dir=off and metacopy=off", name, attr)
+		}
+	}
+	return nil
+}
+
+func (p *packer) regular(dirfd int, base, name string) error {
+	// O_NONBLOCK: the name may have become a FIFO since it was looked at.
+	fd, err := unix.Openat(dirfd, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %q: %w", name, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat %q: %w", name, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fmt.Errorf("read %q: it was exchanged while it was read", name)
+	}
+	if p.layer {
+		if err := refuseRedirect(dirfd, base, name); err != nil {
+			return err
+		}
+	}
+	if st.Nlink > 1 {
+		id := inode{st.Dev, st.Ino}
+		if first, ok := p.links[id]; ok {
+			return p.header(&tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: first, ModTime: mtime(&st), Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid)})
+		}
+		p.links[id] = name
+	}
+	hdr, err := p.fileHeader(dirfd, base, name, &st)
+	if err != nil {
+		return err
+	}
+	hdr.Typeflag, hdr.Size = tar.TypeReg, st.Size
+	if err := p.header(hdr); err != nil {
+		return err
+	}
+	return p.content(fd, name, st.Size)
+}
+
+// content writes exactly size bytes: a file that shrinks while it is read is
+// filled up, because the header has promised them.
+func (p *packer) content(fd int, name string, size int64) error {
+	if p.buf == nil {
+		p.buf = make([]byte, copyBuffer)
+	}
+	for left := size; left > 0; {
+		n, err := unix.Read(fd, p.buf[:min(left, int64(len(p.buf)))])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read %q: %w", name, err)
+		}
+		if n == 0 {
+			n = int(min(left, int64(len(p.buf))))
+			clear(p.buf[:n])
+		}
+		if _, err := p.tw.Write(p.buf[:n]); err != nil {
+			return fmt.Errorf("write %q to archive: %w", name, err)
+		}
+		left -= int64(n)
+		if p.ctx.Err() != nil {
+			return context.Cause(p.ctx)
+		}
+	}
+	return nil
+}
+
+func (p *packer) special(dirfd int, base, name string, st *unix.Stat_t) error {
+	hdr, err := p.fileHeader(dirfd, base, name, st)
+	if err != nil {
+		return err
+	}
+	if st.Nlink > 1 {
+		id := inode{st.Dev, st.Ino}
+		if first, ok := p.links[id]; ok {
+			hdr.Typeflag, hdr.Linkname, hdr.PAXRecords = tar.TypeLink, first, nil
+			return p.header(hdr)
+		}
+		p.links[id] = name
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		hdr.Typeflag = tar.TypeSymlink
+		if hdr.Linkname, err = readlinkat(dirfd, base); err != nil {
+			return fmt.Errorf("read symbolic link %q: %w", name, err)
+		}
+	case unix.S_IFIFO:
+		hdr.Typeflag = tar.TypeFifo
+	case unix.S_IFCHR:
+		hdr.Typeflag = tar.TypeChar
+	case unix.S_IFBLK:
+		hdr.Typeflag = tar.TypeBlock
+	}
+	if hdr.Typeflag == tar.TypeChar || hdr.Typeflag == tar.TypeBlock {
+		hdr.Devmajor, hdr.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	}
+	return p.header(hdr)
+}
+
+func mtime(st *unix.Stat_t) time.Time {
+	return time.Unix(st.Mtim.Sec, st.Mtim.Nsec)
+}
+
+// fileHeader takes the attributes that every kind of file has.
+func (p *packer) fileHeader(dirfd int, base, name string, st *unix.Stat_t) (*tar.Header, error) {
+	hdr := &tar.Header{
+		Name: name, Mode: int64(st.Mode & 0o7777),
+		Uid: int(st.Uid), Gid: int(st.Gid), ModTime: mtime(st), Format: tar.FormatPAX,
+	}
+	xattrs, err := listXattrs(dirfd, base)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range xattrs {
+		if k == "security.selinux" {
+			continue // the label belongs to the host's policy
+		}
+		if hdr.PAXRecords == nil {
+			hdr.PAXRecords = make(map[string]string)
+		}
+		hdr.PAXRecords[paxXattr+k] = v
+	}
+	return hdr, nil
+}
+
+func (p *packer) header(hdr *tar.Header) error {
+	if err := p.tw.WriteHeader(hdr); err != nil {
+		return fmt.Errorf("write %q to archive: %w", hdr.Name, err)
+	}
+	return nil
+}
