@@ -76,6 +76,12 @@ func startDocker() (string, error) {
 		for _, name := range []string{"d", "x", "docker.sock", "dockerd.pid", "dockerd.log"} {
 			_ = os.RemoveAll(filepath.Join(dir, name))
 		}
+		// dockerd leaves its empty parent groups behind; one in use by another
+		// daemon is not empty, or is made again by it.
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/docker")
+		for _, group := range append(groups, "/sys/fs/cgroup/docker") {
+			_ = os.Remove(group)
+		}
 	})
 	if err := answers(socket, exited); err != nil {
 		text, _ := os.ReadFile(logFile.Name())
