@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"os"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -52,12 +51,19 @@ func (c *compiler) initCpuset(r *specs.LinuxResources) {
 	}
 	for _, file := range [...]string{"cpuset.cpus", "cpuset.mems"} {
 		given := r.CPU != nil && (file == "cpuset.cpus" && r.CPU.Cpus != "" || file == "cpuset.mems" && r.CPU.Mems != "")
-		above := readTrim(h.Mount + "/" + file)
-		for _, a := range ancestors(c.rel) {
-			if now := readTrim(h.Mount + a + "/" + file); now != "" {
-				above = now
-				continue
-			}
+		below := ancestors(c.rel)
+		above := ""
+		first := len(below)
+		for above == "" && first > 0 { // the lowest that has some
+			first--
+			above = readTrim(h.Mount + below[first] + "/" + file)
+		}
+		if above != "" {
+			first++
+		} else {
+			above = readTrim(h.Mount + "/" + file)
+		}
+		for _, a := range below[first:] {
 			if a == c.rel && given {
 				continue
 			}
@@ -67,7 +73,7 @@ func (c *compiler) initCpuset(r *specs.LinuxResources) {
 }
 
 func readTrim(path string) string {
-	b, err := os.ReadFile(path)
+	b, err := readFile(path)
 	if err != nil {
 		return ""
 	}

@@ -73,7 +73,7 @@ func Detect() (Layout, error) {
 // root is put before each mount point.
 func DetectAt(root string) (Layout, error) {
 	path := root + "/proc/self/mountinfo"
-	info, err := readProc(path)
+	info, err := readFile(path)
 	if err != nil {
 		return Layout{}, fmt.Errorf("find the cgroup hierarchies: %w", err)
 	}
@@ -87,20 +87,32 @@ func DetectAt(root string) (Layout, error) {
 	return l, l.readControllers()
 }
 
-// readProc reads a file of procfs, whose size is not known beforehand, with few
-// reads.
-func readProc(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// readFile reads a file of procfs or cgroupfs, whose size is not known
+// beforehand. os.ReadFile would also register it with the poller, for cgroup
+// files can be polled: twice the system calls, on the way of every start.
+func readFile(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer f.Close()
-	var buf bytes.Buffer
-	buf.Grow(16 << 10)
-	if _, err := buf.ReadFrom(f); err != nil {
-		return nil, err
+	defer unix.Close(fd)
+	buf := make([]byte, 0, 4<<10)
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, make([]byte, cap(buf))...)[:len(buf)]
+		}
+		n, err := unix.Read(fd, buf[len(buf):cap(buf)])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		}
+		if n == 0 {
+			return buf, nil
+		}
+		buf = buf[:len(buf)+n]
 	}
-	return buf.Bytes(), nil
 }
 
 // parseMountinfo picks the cgroup mounts out of a mountinfo (proc(5)): "… root
@@ -193,7 +205,7 @@ func (l *Layout) readControllers() error {
 		if !h.V2 {
 			continue
 		}
-		b, err := os.ReadFile(h.Mount + "/cgroup.controllers")
+		b, err := readFile(h.Mount + "/cgroup.controllers")
 		if err != nil {
 			return fmt.Errorf("find the controllers of the v2 hierarchy: %w", err)
 		}

@@ -1,20 +1,14 @@
 package cgroup
 
 import (
-	"os"
 	"strconv"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // read gives the trimmed content of a file of the cgroup, "" if there is none.
 func (g group) read(file string) string {
-	b, err := os.ReadFile(g.dir + "/" + file)
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
+	return readTrim(g.dir + "/" + file)
 }
 
 // unset says whether an optional number asks for nothing. 0 does, as in runc.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -137,7 +136,7 @@ func (r *statsReader) dir(controller string) (dir string, v2 bool) {
 }
 
 func (r *statsReader) file(path string) []byte {
-	b, err := os.ReadFile(path)
+	b, err := readFile(path)
 	if err != nil && r.err == nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
 		r.err = err
 	}
