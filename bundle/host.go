@@ -80,6 +80,16 @@ func lastCap() (int, error) {
 	return n, nil
 }
 
+// AvailableCaps lists the capabilities that the kernel knows and this process may
+// give away.
+func AvailableCaps() ([]string, error) {
+	last, err := lastCap()
+	if err != nil {
+		return nil, err
+	}
+	return boundingCaps(last), nil
+}
+
 // boundingCaps lists the capabilities in this process's bounding set.
 func boundingCaps(last int) []string {
 	list := []string{}
