@@ -9,7 +9,9 @@ import (
 )
 
 // confine sets the seccomp filter and the AppArmor profile. The rules of the
-// default profile depend on the capabilities, so these must be set already.
+// default profile depend on the capabilities, so these must be set already. They
+// also depend on the kernel's release (4.8 and later are alike), which the library
+// asks for itself, once.
 func (b *builder) confine() error {
 	if err := b.appArmor(); err != nil {
 		return err

@@ -167,11 +167,7 @@ func ParseMount(arg string) (Mount, error) {
 }
 
 // mountParser collects the fields of one --mount.
-type mountParser struct {
-	m           Mount
-	recursive   string
-	propagation bool
-}
+type mountParser struct{ m Mount }
 
 func (p *mountParser) bind() *BindOptions {
 	if p.m.BindOptions == nil {
@@ -330,27 +326,36 @@ func (p *mountParser) finish() (Mount, error) {
 	if m.Target == "" {
 		return Mount{}, errors.New("target is required")
 	}
-	if m.VolumeOptions != nil && m.Type != MountVolume {
-		return Mount{}, fmt.Errorf("cannot mix 'volume-*' options with mount type '%s'", m.Type)
-	}
-	if m.BindOptions != nil && m.Type != MountBind {
-		return Mount{}, fmt.Errorf("cannot mix 'bind-*' options with mount type '%s'", m.Type)
-	}
-	if m.TmpfsOptions != nil && m.Type != MountTmpfs {
-		return Mount{}, fmt.Errorf("cannot mix 'tmpfs-*' options with mount type '%s'", m.Type)
-	}
-	if b := m.BindOptions; b != nil {
-		if (b.ReadOnlyNonRecursive || b.ReadOnlyForceRecursive) && !m.ReadOnly {
-			return Mount{}, errors.New("option 'bind-recursive=writable' or 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction")
-		}
-		if b.ReadOnlyForceRecursive && b.Propagation != "" && b.Propagation != "rprivate" {
-			// A propagated submount would arrive writable below a tree that was
-			// asked to be read-only throughout.
-			return Mount{}, errors.New("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction")
-		}
+	if err := m.checkFamilies(); err != nil {
+		return Mount{}, err
 	}
 	if _, err := m.point(); err != nil {
 		return Mount{}, err
 	}
 	return *m, nil
+}
+
+// checkFamilies refuses fields that belong to another type of mount, and those
+// that contradict each other.
+func (m *Mount) checkFamilies() error {
+	if m.VolumeOptions != nil && m.Type != MountVolume {
+		return fmt.Errorf("cannot mix 'volume-*' options with mount type '%s'", m.Type)
+	}
+	if m.BindOptions != nil && m.Type != MountBind {
+		return fmt.Errorf("cannot mix 'bind-*' options with mount type '%s'", m.Type)
+	}
+	if m.TmpfsOptions != nil && m.Type != MountTmpfs {
+		return fmt.Errorf("cannot mix 'tmpfs-*' options with mount type '%s'", m.Type)
+	}
+	if b := m.BindOptions; b != nil {
+		if (b.ReadOnlyNonRecursive || b.ReadOnlyForceRecursive) && !m.ReadOnly {
+			return errors.New("option 'bind-recursive=writable' or 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction")
+		}
+		if b.ReadOnlyForceRecursive && b.Propagation != "" && b.Propagation != "rprivate" {
+			// A propagated submount would arrive writable below a tree that was
+			// asked to be read-only throughout.
+			return errors.New("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction")
+		}
+	}
+	return nil
 }

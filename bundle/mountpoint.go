@@ -124,16 +124,18 @@ func anonymousVolumes(img *ocispec.ImageConfig, volumes map[string]struct{}, exp
 	return list, nil
 }
 
+// refuseMount words the refusal of a mount as Docker does.
+func refuseMount(typ, format string, a ...any) error {
+	return fmt.Errorf("invalid mount config for type %q: %s", typ, fmt.Sprintf(format, a...))
+}
+
 // point checks a --mount and brings it to the common form.
 func (m *Mount) point() (MountPoint, error) {
 	p := MountPoint{Type: m.Type, Destination: m.Target, RW: !m.ReadOnly}
-	fail := func(format string, a ...any) (MountPoint, error) {
-		return MountPoint{}, fmt.Errorf("invalid mount config for type %q: "+format, append([]any{m.Type}, a...)...)
-	}
 	switch m.Type {
 	case MountBind:
 		if m.Source == "" {
-			return fail("field Source must not be empty")
+			return p, refuseMount(m.Type, "field Source must not be empty")
 		}
 		p.Source = path.Clean(m.Source)
 		if b := m.BindOptions; b != nil {
@@ -143,7 +145,7 @@ func (m *Mount) point() (MountPoint, error) {
 	case MountVolume:
 		p.Name = m.Source
 		if p.Name == "" && m.ReadOnly {
-			return fail("must not set ReadOnly mode when using anonymous volumes")
+			return p, refuseMount(m.Type, "must not set ReadOnly mode when using anonymous volumes")
 		}
 		if v := m.VolumeOptions; v != nil {
 			p.NoCopy, p.Labels, p.Subpath = v.NoCopy, v.Labels, v.Subpath
@@ -153,23 +155,27 @@ func (m *Mount) point() (MountPoint, error) {
 		}
 	case MountTmpfs:
 		if m.Source != "" {
-			return fail("field Source must not be specified")
+			return p, refuseMount(m.Type, "field Source must not be specified")
 		}
-		var opts []string
-		if m.ReadOnly {
-			opts = append(opts, "ro")
-		}
-		if t := m.TmpfsOptions; t != nil && t.Mode != 0 {
-			opts = append(opts, "mode="+strconv.FormatUint(uint64(t.Mode), 8))
-		}
-		if t := m.TmpfsOptions; t != nil && t.SizeBytes != 0 {
-			opts = append(opts, "size="+formatTmpfsSize(t.SizeBytes))
-		}
-		p.TmpfsOptions = mergeTmpfsOptions(opts)
+		p.TmpfsOptions = m.tmpfsOptions()
 	default:
-		return fail("mount type unknown or not supported: use bind, volume or tmpfs")
+		return p, refuseMount(m.Type, "mount type unknown or not supported: use bind, volume or tmpfs")
 	}
 	return p, p.check()
+}
+
+func (m *Mount) tmpfsOptions() []string {
+	var opts []string
+	if m.ReadOnly {
+		opts = append(opts, "ro")
+	}
+	if t := m.TmpfsOptions; t != nil && t.Mode != 0 {
+		opts = append(opts, "mode="+strconv.FormatUint(uint64(t.Mode), 8))
+	}
+	if t := m.TmpfsOptions; t != nil && t.SizeBytes != 0 {
+		opts = append(opts, "size="+formatTmpfsSize(t.SizeBytes))
+	}
+	return mergeTmpfsOptions(opts)
 }
 
 // formatTmpfsSize writes a size with the largest unit that divides it.
@@ -187,29 +193,26 @@ func formatTmpfsSize(n int64) string {
 
 // check verifies the fields that all forms share, and cleans the paths.
 func (p *MountPoint) check() error {
-	fail := func(format string, a ...any) error {
-		return fmt.Errorf("invalid mount config for type %q: "+format, append([]any{p.Type}, a...)...)
-	}
 	if !strings.HasPrefix(p.Destination, "/") {
-		return fail("invalid mount path: '%s' mount path must be absolute", p.Destination)
+		return refuseMount(p.Type, "invalid mount path: '%s' mount path must be absolute", p.Destination)
 	}
 	if strings.ContainsRune(p.Destination+p.Source, 0) {
-		return fail("a path cannot hold a zero byte")
+		return refuseMount(p.Type, "a path cannot hold a zero byte")
 	}
 	p.Destination = path.Clean(p.Destination)
 	if p.Destination == "/" {
-		return fail("invalid specification: destination can't be '/'")
+		return refuseMount(p.Type, "invalid specification: destination can't be '/'")
 	}
 	switch p.Type {
 	case MountBind:
 		if !strings.HasPrefix(p.Source, "/") {
-			return fail("invalid mount path: '%s' mount path must be absolute", p.Source)
+			return refuseMount(p.Type, "invalid mount path: '%s' mount path must be absolute", p.Source)
 		}
 		if p.Propagation == "" {
 			p.Propagation = "rprivate"
 		}
 		if mountModeGroup(p.Propagation) != "propagation" {
-			return fail("invalid propagation mode: %s", p.Propagation)
+			return refuseMount(p.Type, "invalid propagation mode: %s", p.Propagation)
 		}
 	case MountVolume:
 		if p.Name != "" {
@@ -218,7 +221,7 @@ func (p *MountPoint) check() error {
 			}
 		}
 		if p.Subpath != "" && (strings.HasPrefix(p.Subpath, "/") || !isLocal(p.Subpath)) {
-			return fail("volume subpath must be a relative path within the volume")
+			return refuseMount(p.Type, "volume subpath must be a relative path within the volume")
 		}
 	}
 	return nil

@@ -94,9 +94,10 @@ func notZero[T int64 | uint64 | uint16](v T) *T {
 }
 
 func memoryLimits(h *Resources) *specs.LinuxMemory {
-	m := specs.LinuxMemory{
-		Limit: notZero(h.Memory), Reservation: notZero(h.MemoryReservation), Swap: notZero(h.MemorySwap),
-		Kernel: notZero(h.KernelMemory), //nolint:staticcheck // deprecated in the OCI spec, still Docker's flag
+	m := specs.LinuxMemory{Limit: notZero(h.Memory), Reservation: notZero(h.MemoryReservation), Swap: notZero(h.MemorySwap)}
+	if h.KernelMemory != 0 {
+		//lint:ignore SA1019 the flag is Docker's, and kernels before 5.4 obey it
+		m.Kernel = notZero(h.KernelMemory)
 	}
 	if s := h.MemorySwappiness; s != nil && *s >= 0 {
 		v := uint64(*s)
