@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,7 +122,6 @@ func (b *builder) userMount(p *MountPoint) (specs.Mount, error) {
 		if m.Source == "" {
 			return m, fmt.Errorf("mount volume %s at %s: its directory is not known", p.Name, p.Destination)
 		}
-		m.Source = path.Join(m.Source, p.Subpath)
 	case MountBind:
 		m.Source = p.Source
 		b.rootPropagation(p.Propagation)

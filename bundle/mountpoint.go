@@ -31,8 +31,6 @@ type MountPoint struct {
 	// Labels and DriverOptions are for a volume that has to be made.
 	Labels        map[string]string `json:"-"`
 	DriverOptions map[string]string `json:"-"`
-	// Subpath is the directory in the volume that is mounted.
-	Subpath string `json:"-"`
 	// NonRecursive binds without submounts; RecursiveReadOnly makes those read-only too.
 	NonRecursive      bool `json:"-"`
 	RecursiveReadOnly bool `json:"-"`
@@ -148,7 +146,11 @@ func (m *Mount) point() (MountPoint, error) {
 			return p, refuseMount(m.Type, "must not set ReadOnly mode when using anonymous volumes")
 		}
 		if v := m.VolumeOptions; v != nil {
-			p.NoCopy, p.Labels, p.Subpath = v.NoCopy, v.Labels, v.Subpath
+			if v.Subpath != "" {
+				// A container could plant a symbolic link there that leads out of the volume.
+				return p, refuseMount(m.Type, "volume-subpath is not supported: use a volume of its own for the directory")
+			}
+			p.NoCopy, p.Labels = v.NoCopy, v.Labels
 			if v.DriverConfig != nil {
 				p.Driver, p.DriverOptions = v.DriverConfig.Name, v.DriverConfig.Options
 			}
@@ -220,17 +222,8 @@ func (p *MountPoint) check() error {
 				return err
 			}
 		}
-		if p.Subpath != "" && (strings.HasPrefix(p.Subpath, "/") || !isLocal(p.Subpath)) {
-			return refuseMount(p.Type, "volume subpath must be a relative path within the volume")
-		}
 	}
 	return nil
-}
-
-// isLocal reports whether a relative path stays below where it starts.
-func isLocal(p string) bool {
-	p = path.Clean(p)
-	return p != ".." && !strings.HasPrefix(p, "../")
 }
 
 // CheckVolumeName reports whether name can be a volume's: two or more of
