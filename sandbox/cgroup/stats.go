@@ -216,7 +216,8 @@ func (r *statsReader) memory(s *MemoryStats) {
 	s.Usage = r.number(dir + "/memory.usage_in_bytes")
 	s.Max = r.number(dir + "/memory.max_usage_in_bytes")
 	s.Limit = v1Limit(r.number(dir + "/memory.limit_in_bytes"))
-	s.Failures = r.number(dir + "/memory.failcnt")
+	// Where both limits are the same, the sum with swap is what is hit.
+	s.Failures = r.number(dir+"/memory.failcnt") + r.number(dir+"/memory.memsw.failcnt")
 	m := r.keyed(dir + "/memory.stat")
 	// The total_ figures include the cgroups below, as Usage does.
 	s.Cache, s.Inactive, s.RSS, s.Swap = m["total_cache"], m["total_inactive_file"], m["total_rss"], m["total_swap"]
