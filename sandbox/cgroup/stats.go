@@ -43,7 +43,7 @@ type MemoryStats struct {
 	RSS      uint64 // of Usage, anonymous memory
 	Swap     uint64
 	OOMKills uint64 // processes killed for want of memory
-	Failures uint64 // how often the limit was hit
+	Failures uint64 // how often the limit was hit; late v1 kernels (6.18) no longer count it
 }
 
 // WorkingSet is what docker stats shows as usage: without the inactive cache.
