@@ -1,0 +1,182 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"vivarium/engine"
+	"vivarium/monitor/client"
+)
+
+// app is what all commands share.
+type app struct {
+	in, out, err *os.File
+	root, state  string
+	debug        bool
+
+	code           int // exit code of a command that did not fail
+	releaseSignals func()
+	opened         *engine.Engine
+}
+
+func (a *app) globalFlags(root *cobra.Command) {
+	fs := root.PersistentFlags()
+	fs.StringVar(&a.root, "root", envOr("VIV_ROOT", defaultRoot()), "directory of images and containers")
+	fs.StringVar(&a.state, "state", envOr("VIV_STATE", defaultState()), "directory of what is gone after a reboot")
+	fs.BoolVarP(&a.debug, "debug", "D", false, "tell errors in full")
+	root.Flags().BoolP("version", "v", false, "print the version")
+	root.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if v, _ := cmd.Flags().GetBool("version"); v {
+			fmt.Fprintf(a.out, "viv version %s\n", version())
+			cmd.RunE = func(*cobra.Command, []string) error { return nil }
+		}
+		return nil
+	}
+}
+
+func envOr(name, def string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return def
+}
+
+func defaultRoot() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/viv"
+	}
+	if d := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(d) {
+		return d + "/viv"
+	}
+	return os.Getenv("HOME") + "/.local/share/viv"
+}
+
+func defaultState() string {
+	if os.Geteuid() == 0 {
+		return "/run/viv"
+	}
+	if d := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
+		return d + "/viv"
+	}
+	return fmt.Sprintf("/tmp/viv-%d", os.Getuid())
+}
+
+// engine opens the engine, once.
+func (a *app) engine() (*engine.Engine, error) {
+	if a.opened != nil {
+		return a.opened, nil
+	}
+	root, err := filepath.Abs(a.root)
+	if err != nil {
+		return nil, err
+	}
+	state, err := filepath.Abs(a.state)
+	if err != nil {
+		return nil, err
+	}
+	e, err := engine.Open(root, state)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find the own program: %w", err)
+	}
+	e.Monitor = monitorPath(self)
+	e.Callback = []string{self, "--root", root, "--state", state, "cleanup"}
+	e.Notice = func(msg string) { fmt.Fprintln(a.err, "viv:", msg) }
+	a.opened = e
+	return e, nil
+}
+
+// monitorPath finds viv-oci: beside the own program, in PATH, or where VIV_OCI says.
+func monitorPath(self string) string {
+	beside := filepath.Join(filepath.Dir(self), "viv-oci")
+	if _, err := os.Stat(beside); err == nil {
+		return beside
+	}
+	if p, err := exec.LookPath("viv-oci"); err == nil {
+		if p, err := filepath.Abs(p); err == nil {
+			return p
+		}
+	}
+	if p := os.Getenv("VIV_OCI"); p != "" {
+		return p
+	}
+	return beside // its absence is the error that a user sees
+}
+
+// Exit codes of viv itself, as Docker's.
+const (
+	codeError  = 1
+	codeEngine = 125 // viv itself failed, of run: the container did not come to be
+)
+
+// exitError ends the program with a code and without a message.
+type exitError struct{ code int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+// fail prints the error and gives the exit code.
+func (a *app) fail(cmd *cobra.Command, err error) int {
+	var exit exitError
+	if errors.As(err, &exit) {
+		return exit.code
+	}
+	path := "viv"
+	if cmd != nil {
+		path = cmd.CommandPath()
+	}
+	var usage *usageError
+	isRun := path == "viv run" || path == "viv container run"
+	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintf(a.err, "viv: %s.\nSee '%s --help'.\n", strings.TrimSuffix(usage.msg, "."), path)
+		return codeEngine
+	case isRun:
+		fmt.Fprintf(a.err, "viv: %s.\nSee '%s --help'.\n", strings.TrimSuffix(message(err), "."), path)
+	default:
+		fmt.Fprintf(a.err, "viv: %s\n", message(err))
+	}
+	var start *client.StartError
+	if errors.As(err, &start) && start.Code != 0 {
+		return start.Code
+	}
+	if isRun {
+		return codeEngine
+	}
+	return codeError
+}
+
+// message keeps an error on one line.
+func message(err error) string {
+	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' })
+	return strings.Join(lines, "; ")
+}
+
+// each calls fn for every argument, prints the errors and goes on; what fn
+// returns is printed on success ("" for nothing).
+func (a *app) each(args []string, fn func(string) (string, error)) error {
+	failed := false
+	for _, arg := range args {
+		s, err := fn(arg)
+		if err != nil {
+			failed = true
+			fmt.Fprintf(a.err, "viv: %s\n", message(err))
+			continue
+		}
+		if s != "" {
+			fmt.Fprintln(a.out, s)
+		}
+	}
+	if failed {
+		return exitError{codeError}
+	}
+	return nil
+}

@@ -1,0 +1,272 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"vivarium/layer"
+)
+
+// CopyFrom writes the file or tree at path of the container as a tar whose top
+// entry has the path's last component as its name. follow: what a link at the end of path
+// leads to is written.
+func (e *Engine) CopyFrom(ctx context.Context, ref, path string, follow bool, w io.Writer) error {
+	return e.withRoot(ctx, ref, func(c *Container, root *os.File) error {
+		return copyError(c, path, layer.CopyOut(ctx, root, path, "", follow, w))
+	})
+}
+
+// CopyTo unpacks a tar into the directory at path of the container.
+func (e *Engine) CopyTo(ctx context.Context, ref, path string, r io.Reader, opt layer.CopyOptions) error {
+	return e.withRoot(ctx, ref, func(c *Container, root *os.File) error {
+		return copyError(c, path, layer.CopyIn(ctx, root, path, r, opt))
+	})
+}
+
+// StatPath looks at a path of the container, links at its end not followed.
+func (e *Engine) StatPath(ctx context.Context, ref, path string) (layer.PathStat, error) {
+	var st layer.PathStat
+	err := e.withRoot(ctx, ref, func(c *Container, root *os.File) (err error) {
+		st, err = layer.StatPath(root, path)
+		return copyError(c, path, err)
+	})
+	return st, err
+}
+
+func copyError(c *Container, path string, err error) error {
+	if errors.Is(err, layer.ErrNotFound) || errors.Is(err, unix.ENOENT) {
+		return &Error{Kind: layer.ErrNotFound, Msg: fmt.Sprintf("Could not find the file %s in container %s", path, c.Name)}
+	}
+	return err
+}
+
+// withRoot opens the container's root: that of its first process if it runs,
+// else the union of its layers, mounted for this call and nowhere to be seen.
+func (e *Engine) withRoot(ctx context.Context, ref string, fn func(*Container, *os.File) error) error {
+	c, err := e.Container(ref)
+	if err != nil {
+		return err
+	}
+	st, err := e.state(ctx, c)
+	if err != nil {
+		return err
+	}
+	if running(st) {
+		root, err := processRoot(st)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		return fn(c, root)
+	}
+	// Nobody may start it: two mounts of one upper directory destroy it.
+	lock, err := e.lock(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	root, err := e.mountStopped(c)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fn(c, root)
+}
+
+// Export writes the container's whole file system as a tar.
+func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
+	c, err := e.Container(ref)
+	if err != nil {
+		return err
+	}
+	st, err := e.state(ctx, c)
+	if err != nil {
+		return err
+	}
+	if !running(st) {
+		return e.withRoot(ctx, c.ID, func(c *Container, root *os.File) error { return exportTree(ctx, root, w) })
+	}
+	// The mount of the running container is in another namespace and has proc, sys
+	// and volumes in it, which are not the container's files: a second, read-only
+	// union of the same layers shows what Docker exports.
+	root, err := e.mountReadOnly(c)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return exportTree(ctx, root, w)
+}
+
+func exportTree(ctx context.Context, root *os.File, w io.Writer) error {
+	fd, err := unix.Openat(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the root to export: %w", err)
+	}
+	dir := os.NewFile(uintptr(fd), "root")
+	defer dir.Close()
+	return layer.Export(ctx, w, dir)
+}
+
+// Diff lists what the container changed in its image's files.
+func (e *Engine) Diff(ctx context.Context, ref string) ([]layer.Change, error) {
+	c, err := e.Container(ref)
+	if err != nil {
+		return nil, err
+	}
+	src, err := e.containerSource(c)
+	if err != nil {
+		return nil, err
+	}
+	upper, err := os.Open(e.containerDir(c.ID) + "/upper")
+	if err != nil {
+		return nil, fmt.Errorf("open the layer of container %s: %w", c.Name, err)
+	}
+	defer upper.Close()
+	return layer.Changes(ctx, upper, src.Lower)
+}
+
+// sizes gives what the container's layer holds, and that with its image's layers.
+func (e *Engine) sizes(c *Container) (rw, root int64, err error) {
+	_, rw, err = diskUsage(e.containerDir(c.ID) + "/upper")
+	if err != nil {
+		return 0, 0, err
+	}
+	return rw, rw + e.imageSize(c.ImageID), nil
+}
+
+// CopyOptions says how files cross the border of a container.
+type CopyOptions struct {
+	Archive    bool // keep owners; else copies belong to who copies, or to root in the container
+	FollowLink bool // what a link at the end of the source leads to is copied
+}
+
+// CopyTarTo unpacks a tar into a directory of the container.
+func (e *Engine) CopyTarTo(ctx context.Context, ref, path string, r io.Reader, opt CopyOptions) error {
+	o := layer.CopyOptions{NoOverwriteDir: true}
+	if !opt.Archive {
+		o.Owner = &layer.Owner{}
+	}
+	return e.CopyTo(ctx, ref, path, r, o)
+}
+
+// CopyToHost copies a file or tree of the container to a path of the host, by
+// the rules of cp -r: into a directory that is there, else under the new name.
+func (e *Engine) CopyToHost(ctx context.Context, ref, src, dst string, opt CopyOptions) error {
+	host, dst, err := hostRoot(dst)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return e.withRoot(ctx, ref, func(c *Container, root *os.File) error {
+		o := layer.CopyOptions{NoOverwriteDir: true}
+		if !opt.Archive {
+			o.Owner = &layer.Owner{UID: os.Getuid(), GID: os.Getgid()}
+		}
+		return copyError(c, src, copyBetween(ctx, root, src, host, dst, opt.FollowLink, o))
+	})
+}
+
+// CopyFromHost copies a file or tree of the host to a path of the container.
+func (e *Engine) CopyFromHost(ctx context.Context, src, ref, dst string, opt CopyOptions) error {
+	host, abs, err := hostRoot(src)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	if _, err := layer.StatPath(host, abs); err != nil {
+		return fmt.Errorf("copy %s: %w", src, unix.ENOENT)
+	}
+	return e.withRoot(ctx, ref, func(c *Container, root *os.File) error {
+		o := layer.CopyOptions{NoOverwriteDir: true}
+		if !opt.Archive {
+			o.Owner = &layer.Owner{}
+		}
+		return copyError(c, dst, copyBetween(ctx, host, abs, root, dst, opt.FollowLink, o))
+	})
+}
+
+// hostRoot opens the host's root and gives the path from there. A trailing
+// separator or dot, which says that a directory is meant, is kept.
+func hostRoot(path string) (*os.File, string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, "", err
+	}
+	switch {
+	case path == "." || strings.HasSuffix(path, "/."):
+		abs += "/."
+	case strings.HasSuffix(path, "/") && abs != "/":
+		abs += "/"
+	}
+	root, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	return root, abs, err
+}
+
+// copyBetween copies src below one root to dst below another.
+func copyBetween(ctx context.Context, from *os.File, src string, to *os.File, dst string, follow bool, opt layer.CopyOptions) error {
+	st, err := statFollow(from, src, follow)
+	if err != nil {
+		return err
+	}
+	dir, name, err := copyTarget(to, dst, st)
+	if err != nil {
+		return err
+	}
+	if contents := strings.HasSuffix(src, "/.") || src == "."; contents && name == "" {
+		name = "."
+	}
+	pr, pw := io.Pipe()
+	go func() {
+		pw.CloseWithError(layer.CopyOut(ctx, from, src, name, follow, pw))
+	}()
+	err = layer.CopyIn(ctx, to, dir, pr, opt)
+	pr.CloseWithError(err)
+	return err
+}
+
+// statFollow looks at what is copied: a link itself, or with follow, or in the
+// form "link/", what it leads to.
+func statFollow(root *os.File, path string, follow bool) (layer.PathStat, error) {
+	st, err := layer.StatPath(root, strings.TrimSuffix(path, "/"))
+	for hops := 0; err == nil && st.Mode&os.ModeSymlink != 0 && (follow || strings.HasSuffix(path, "/")); hops++ {
+		if hops == 40 {
+			return st, fmt.Errorf("copy %s: %w", path, unix.ELOOP)
+		}
+		st, err = layer.StatPath(root, st.LinkTarget)
+	}
+	return st, err
+}
+
+// copyTarget says into which directory of the target a copy goes, and under
+// which name; "" keeps the source's.
+func copyTarget(to *os.File, dst string, src layer.PathStat) (dir, name string, err error) {
+	st, err := statFollow(to, dst, true)
+	wantsDir := strings.HasSuffix(dst, "/") || strings.HasSuffix(dst, "/.")
+	switch {
+	case err == nil && st.Mode.IsDir():
+		return dst, "", nil
+	case err == nil && wantsDir:
+		return "", "", errorf(ErrInvalid, "%s is not a directory", dst)
+	case err == nil && src.Mode.IsDir():
+		return "", "", errorf(ErrInvalid, "cannot copy directory to %s: it is a file", dst)
+	case err == nil:
+		return filepath.Dir(dst), filepath.Base(dst), nil
+	case !errors.Is(err, layer.ErrNotFound) && !errors.Is(err, unix.ENOENT):
+		return "", "", err
+	case wantsDir && !src.Mode.IsDir():
+		return "", "", errorf(ErrInvalid, "destination directory %s does not exist", dst)
+	}
+	dst = strings.TrimRight(strings.TrimSuffix(dst, "/."), "/")
+	parent := filepath.Dir(dst)
+	if st, err := statFollow(to, parent, true); err != nil || !st.Mode.IsDir() {
+		return "", "", errorf(ErrInvalid, "the directory %s does not exist", parent)
+	}
+	return parent, filepath.Base(dst), nil
+}

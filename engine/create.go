@@ -1,0 +1,398 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+
+	"vivarium/bundle"
+	"vivarium/layer"
+)
+
+// makeRecord gives the container its ID and name and puts its record where
+// others see it. In a dry run nothing is made.
+func (r *run) makeRecord(ctx context.Context) (err error) {
+	c := &Container{
+		Created: time.Now(), Image: r.opt.Config.Image, ImageID: r.image.ID,
+		ImageConfig: r.image.Config, Layers: r.image.Layers,
+	}
+	if c.ID, err = newID(); err != nil {
+		return err
+	}
+	if err := r.effective(ctx, c); err != nil {
+		return err
+	}
+	if err := c.checkLog(); err != nil {
+		return err
+	}
+	if r.dry {
+		if c.Name = r.opt.Name; c.Name == "" {
+			c.Name = randomName(0)
+		}
+		r.c = c
+		return r.dryMounts()
+	}
+	if r.flight, err = r.e.takeFlight(c.ID, ""); err != nil {
+		return err
+	}
+	if c.Name, err = r.e.reserveName(r.opt.Name, c.ID); err != nil {
+		return err
+	}
+	r.c = c
+	if err := r.flight.setName(c.Name); err != nil {
+		return err
+	}
+	if err := r.makeMounts(); err != nil {
+		return err
+	}
+	if err := r.commit(); err != nil {
+		return err
+	}
+	return r.writeCIDFile()
+}
+
+// effective fills the image's settings and the defaults in.
+func (r *run) effective(ctx context.Context, c *Container) (err error) {
+	if r.host, err = r.facts(ctx, r.opt.Options, c.ID); err != nil {
+		return err
+	}
+	var warnings []bundle.Warning
+	c.Options, warnings, err = bundle.Effective(&c.ImageConfig, r.opt.Options, r.host)
+	if err != nil {
+		return &Error{Kind: ErrInvalid, Msg: err.Error(), cause: err}
+	}
+	r.warn(warnings)
+	if argv := slices.Concat(c.Config().Entrypoint, c.Config().Cmd); len(argv) > 0 {
+		c.Path, c.Args = argv[0], argv[1:]
+	}
+	return nil
+}
+
+// commit makes the container's directory aside and renames it to its place, so
+// that nobody sees a half of it.
+func (r *run) commit() (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("make container %s: %w", r.c.Name, err)
+		}
+	}()
+	tmp := r.e.stagingDir(r.c.ID)
+	if err := os.Mkdir(tmp, 0o711); err != nil {
+		return err
+	}
+	mode, uid, gid, err := layer.RootMode(r.image.Lower)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(tmp+"/upper", 0o700); err != nil {
+		return err
+	}
+	// The upper directory's owner and mode are those of the container's "/".
+	if uid != 0 || gid != 0 {
+		if err := os.Chown(tmp+"/upper", uid, gid); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(tmp+"/upper", mode); err != nil {
+		return err
+	}
+	if err := os.Mkdir(tmp+"/work", 0o700); err != nil {
+		return err
+	}
+	if err := writeRecord(tmp, r.c); err != nil {
+		return err
+	}
+	if err := os.Mkdir(r.e.runDir(r.c.ID), 0o700); err != nil {
+		return err
+	}
+	// Held until the process runs: nobody starts or removes it meanwhile.
+	if r.lock, err = lockFile(tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, r.e.containerDir(r.c.ID)); err != nil {
+		return err
+	}
+	r.releaseImage() // the record names it now
+	r.e.emit(containerEvent(r.c, "create"))
+	return nil
+}
+
+func (r *run) writeCIDFile() error {
+	path := r.opt.HostConfig.ContainerIDFile
+	if path == "" {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return errorf(ErrInvalid, "container ID file found, make sure the other container isn't running or delete %s", path)
+	}
+	if err != nil {
+		return fmt.Errorf("failed to create the container ID file: %w", err)
+	}
+	_, err = f.WriteString(r.c.ID)
+	if err2 := f.Close(); err == nil {
+		err = err2
+	}
+	if err != nil {
+		os.Remove(path)
+		return fmt.Errorf("write the container ID file: %w", err)
+	}
+	return nil
+}
+
+// checkLog refuses log drivers and options that are not there.
+func (c *Container) checkLog() error {
+	lc := c.Options.HostConfig.LogConfig
+	switch lc.Type {
+	case "", "json-file", "none":
+	default:
+		return errorf(ErrUnsupported, "logger: no log driver named '%s' is registered: use json-file or none", lc.Type)
+	}
+	for k, v := range lc.Config {
+		var err error
+		switch {
+		case lc.Type == "none":
+			err = fmt.Errorf("unknown log opt '%s' for none log driver", k)
+		case k == "max-size":
+			if v != "-1" {
+				_, err = units.FromHumanSize(v)
+			}
+		case k == "max-file":
+			var n int
+			if n, err = strconv.Atoi(v); err == nil && n < 1 {
+				err = errors.New("max-file cannot be less than 1")
+			}
+		case k == "labels" || k == "labels-regex" || k == "env" || k == "env-regex" || k == "tag" || k == "compress" || k == "mode" || k == "max-buffer-size":
+			if k == "compress" && v != "false" || k == "mode" && v != "blocking" || k != "compress" && k != "mode" {
+				err = fmt.Errorf("log opt '%s' is not supported", k)
+			}
+		default:
+			err = fmt.Errorf("unknown log opt '%s' for json-file log driver", k)
+		}
+		if err != nil {
+			return &Error{Kind: ErrInvalid, Msg: fmt.Sprintf("invalid log option %s=%s", k, v), Err: err}
+		}
+	}
+	if lc.Config["max-file"] != "" && lc.Config["max-file"] != "1" && lc.Config["max-size"] == "" {
+		return errorf(ErrInvalid, "invalid log option max-file: it needs max-size")
+	}
+	return nil
+}
+
+// logLimits gives the size of one log file in bytes, 0 for no limit, and how many are kept.
+func (c *Container) logLimits() (size int64, files int) {
+	cfg := c.Options.HostConfig.LogConfig.Config
+	if v := cfg["max-size"]; v != "" && v != "-1" {
+		size, _ = units.FromHumanSize(v) // checked when the container was made
+	}
+	if v := cfg["max-file"]; v != "" {
+		files, _ = strconv.Atoi(v)
+	}
+	return size, files
+}
+
+// makeMounts resolves what the container mounts and makes the volumes it needs.
+func (r *run) makeMounts() error {
+	points, err := bundle.Mounts(&r.image.Config, r.opt.Options)
+	if err != nil {
+		return &Error{Kind: ErrInvalid, Msg: err.Error()}
+	}
+	inherited, err := r.e.volumesFrom(r.opt.HostConfig.VolumesFrom, points)
+	if err != nil {
+		return err
+	}
+	for _, p := range points {
+		m, err := r.makeMount(p)
+		if err != nil {
+			return err
+		}
+		r.c.Mounts = append(r.c.Mounts, m)
+	}
+	r.c.Mounts = append(r.c.Mounts, inherited...)
+	return nil
+}
+
+func (r *run) makeMount(p bundle.MountPoint) (MountPoint, error) {
+	m := mountPoint(p)
+	switch p.Type {
+	case bundle.MountBind:
+		if err := checkBindSource(p); err != nil {
+			return m, err
+		}
+	case bundle.MountVolume:
+		m.Anonymous = p.Name == ""
+		v, made, err := r.e.volumeCreate(VolumeOptions{Name: p.Name, Driver: p.Driver, Labels: p.Labels, Options: p.DriverOptions}, m.Anonymous)
+		if err != nil {
+			return m, err
+		}
+		m.Name, m.Source, m.Driver = v.Name, v.Mountpoint, v.Driver
+		if m.Anonymous {
+			// Noted at once: what fails later removes it again.
+			r.c.Mounts = append(r.c.Mounts, m)
+			defer func() { r.c.Mounts = r.c.Mounts[:len(r.c.Mounts)-1] }()
+		}
+		if !p.NoCopy && (made || isEmptyDir(v.Mountpoint)) {
+			if err := r.fillVolume(v, p.Destination); err != nil {
+				r.forgetVolume(m)
+				return m, err
+			}
+		}
+	}
+	return m, nil
+}
+
+// forgetVolume removes an anonymous volume that no record names.
+func (r *run) forgetVolume(m MountPoint) {
+	if m.Anonymous {
+		r.e.removeVolume(m.Name)
+	}
+}
+
+func mountPoint(p bundle.MountPoint) MountPoint {
+	return MountPoint{Type: p.Type, Name: p.Name, Source: p.Source, Destination: p.Destination, Driver: p.Driver,
+		Mode: p.Mode, RW: p.RW, Propagation: p.Propagation}
+}
+
+// dryMounts resolves the mounts without making a volume.
+func (r *run) dryMounts() error {
+	points, err := bundle.Mounts(&r.image.Config, r.opt.Options)
+	if err != nil {
+		return &Error{Kind: ErrInvalid, Msg: err.Error()}
+	}
+	for _, p := range points {
+		m := mountPoint(p)
+		if p.Type == bundle.MountVolume {
+			if m.Anonymous = p.Name == ""; m.Anonymous {
+				if m.Name, err = newID(); err != nil {
+					return err
+				}
+			}
+			m.Source = r.e.volumeData(m.Name)
+		}
+		r.c.Mounts = append(r.c.Mounts, m)
+	}
+	return nil
+}
+
+// checkBindSource makes a missing source of -v, and refuses one of --mount.
+func checkBindSource(p bundle.MountPoint) error {
+	_, err := os.Stat(p.Source)
+	if errors.Is(err, os.ErrNotExist) {
+		if p.CreateSource {
+			if err := os.MkdirAll(p.Source, 0o755); err != nil {
+				return fmt.Errorf("make the source of the bind mount %s: %w", p.Destination, err)
+			}
+			return nil
+		}
+		return errorf(ErrInvalid, "invalid mount config for type \"bind\": bind source path does not exist: %s", p.Source)
+	}
+	if err != nil {
+		return fmt.Errorf("look at the source of the bind mount %s: %w", p.Destination, err)
+	}
+	return nil
+}
+
+// volumesFrom gives the mounts of other containers (--volumes-from NAME[:ro]),
+// but for destinations that the container has itself.
+func (e *Engine) volumesFrom(refs []string, own []bundle.MountPoint) ([]MountPoint, error) {
+	var list []MountPoint
+	for _, ref := range refs {
+		name, mode := ref, ""
+		if n := len(ref) - 3; n > 0 && (ref[n:] == ":ro" || ref[n:] == ":rw") {
+			name, mode = ref[:n], ref[n+1:]
+		}
+		c, err := e.Container(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range c.Mounts {
+			if m.Type == bundle.MountTmpfs ||
+				slices.ContainsFunc(own, func(p bundle.MountPoint) bool { return p.Destination == m.Destination }) ||
+				slices.ContainsFunc(list, func(p MountPoint) bool { return p.Destination == m.Destination }) {
+				continue
+			}
+			m.Anonymous = false // its first container's
+			if mode != "" {
+				m.RW = mode == "rw"
+			}
+			list = append(list, m)
+		}
+	}
+	return list, nil
+}
+
+func isEmptyDir(dir string) bool {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(1)
+	return len(names) == 0
+}
+
+// wipe removes the traces of a run: control groups, network, run directory; and
+// with all, the container itself. Each step can be done again.
+func (e *Engine) wipe(c *Container, all bool) error {
+	if err := e.removeCgroups(c); err != nil {
+		return err
+	}
+	if err := e.detachNetwork(c); err != nil {
+		return err
+	}
+	if all {
+		if err := e.discardLocked(c, true); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(e.runDir(c.ID)); err != nil {
+		return fmt.Errorf("remove the run directory of container %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// discardLocked removes the container's record, name and files. From the rename
+// on nobody sees it any more.
+func (e *Engine) discardLocked(c *Container, volumes bool) error {
+	gone := e.removedDir(c.ID)
+	os.RemoveAll(e.stagingDir(c.ID))
+	err := os.Rename(e.containerDir(c.ID), gone)
+	seen := err == nil
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove container %s: %w", c.Name, err)
+	}
+	if err := e.releaseName(c.Name, c.ID); err != nil {
+		return err
+	}
+	if err := removeTree(gone); err != nil {
+		return fmt.Errorf("remove the files of container %s: %w", c.Name, err)
+	}
+	if volumes {
+		for _, m := range c.Mounts {
+			if m.Anonymous {
+				if err := e.removeVolume(m.Name); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if seen {
+		e.emit(containerEvent(c, "destroy"))
+	}
+	return nil
+}
+
+// removeTree is os.RemoveAll that tries the usual small tree first.
+func removeTree(dir string) error {
+	for _, name := range []string{"work/work", "work", "upper"} {
+		unix.Rmdir(dir + "/" + name)
+	}
+	return os.RemoveAll(dir)
+}
