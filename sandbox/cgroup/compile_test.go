@@ -130,8 +130,8 @@ func everything() *specs.LinuxResources {
 	throttle := func(rate uint64) []specs.LinuxThrottleDevice {
 		return []specs.LinuxThrottleDevice{{LinuxBlockIODevice: dev, Rate: rate}}
 	}
-	return &specs.LinuxResources{
-		Memory: &specs.LinuxMemory{Limit: ptr(int64(128 << 20)), Swap: ptr(int64(256 << 20)), Reservation: ptr(int64(64 << 20)), Kernel: ptr(int64(1 << 20))},
+	r := &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: ptr(int64(128 << 20)), Swap: ptr(int64(256 << 20)), Reservation: ptr(int64(64 << 20))},
 		CPU: &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000)), Burst: ptr(uint64(1000)),
 			Cpus: "0-1", Mems: "0"},
 		Pids: &specs.LinuxPids{Limit: ptr(int64(100))},
@@ -142,6 +142,9 @@ func everything() *specs.LinuxResources {
 		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}},
 		Rdma:           map[string]specs.LinuxRdma{"mlx5_1": {HcaHandles: ptr(uint32(3)), HcaObjects: ptr(uint32(10000))}, "mlx4_0": {HcaObjects: ptr(uint32(5))}},
 	}
+	//lint:ignore SA1019 that it is left out with a warning is to be tested
+	r.Memory.Kernel = ptr(int64(1 << 20))
+	return r
 }
 
 func v1Only() *specs.LinuxResources {

@@ -15,6 +15,7 @@ func (g group) read(file string) string {
 func unset(n *int64) bool { return n == nil || *n == 0 }
 
 func (c *compiler) memory(r *specs.LinuxMemory) {
+	//lint:ignore SA1019 a spec may have it, and then its user is told
 	if !unset(r.Kernel) {
 		// The specification lets a runtime leave it out, and no supported
 		// kernel has it: since 5.16 a write gives EOPNOTSUPP.
