@@ -208,3 +208,14 @@ func (n *named) Read(b []byte) (int, error) {
 	}
 	return k, err
 }
+
+// Detect tells how a stream is packed, and returns a reader of all of it.
+func Detect(r io.Reader) (Compression, io.Reader, error) {
+	br := bufio.NewReaderSize(r, 64<<10)
+	head, err := br.Peek(6)
+	if err != nil && err != io.EOF {
+		return 0, nil, err
+	}
+	kind, err := detect(head)
+	return kind, br, err
+}

@@ -345,3 +345,6 @@ func (t *Tx) ReadBlob(d digest.Digest) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// Dir is the staging directory, for temporary files that shall go with it.
+func (t *Tx) Dir() string { return t.dir }
