@@ -95,6 +95,7 @@ func newEndpoint(config *bridgeConfig, request *Request, address netip.Addr) End
 		Bridge:        config.Name,
 		Interface:     request.Interface,
 		HostInterface: hostInterface(address),
+		Namespace:     -1,
 		IP:            address,
 		PrefixLen:     config.Subnet.Bits(),
 		Gateway:       config.Gateway,
@@ -148,16 +149,10 @@ func (b *bridge) connect(index int, namespace *os.File, endpoint *Endpoint, requ
 	if err := pair.replace(host); err != nil {
 		return fmt.Errorf("create interfaces %s and %s: %w%s", pair.host, pair.peer, err, privilegeHint(err))
 	}
-	var container *conn
-	err = inNamespace(namespace, func() (err error) {
-		container, err = dial(unix.NETLINK_ROUTE)
-		return err
-	})
-	if err != nil {
+	if endpoint.Namespace, err = namespaceNumber(host, namespace); err != nil {
 		return err
 	}
-	defer container.close()
-	return pair.configure(container, endpoint.Gateway, endpoint.PrefixLen)
+	return inNamespace(namespace, func() error { return pair.configure(endpoint.Gateway, endpoint.PrefixLen) })
 }
 
 func (b *bridge) endpointPath(containerID string) string {

@@ -70,7 +70,7 @@ func (b *bridge) detachByLeaseLocked(ctx context.Context, containerID string) er
 		if owner != containerID {
 			continue
 		}
-		left := &Endpoint{ContainerID: containerID, IP: address, HostInterface: hostInterface(address)}
+		left := &Endpoint{ContainerID: containerID, IP: address, HostInterface: hostInterface(address), Namespace: -1}
 		if err := b.undoLocked(ctx, index, left); err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func (b *bridge) undoLocked(ctx context.Context, index int, endpoint *Endpoint) 
 		return err
 	}
 	if index != 0 {
-		if err := removePort(index, endpoint.HostInterface); err != nil {
+		if err := removePort(index, endpoint); err != nil {
 			return err
 		}
 	}
@@ -127,15 +127,18 @@ func (b *bridge) publishedFor(endpoint *Endpoint) ([]publication, error) {
 	return list, nil
 }
 
-// removePort deletes a port of the bridge unless the kernel is at it.
-func removePort(bridge int, name string) error {
+// removePort deletes an endpoint's veth pair unless the kernel is at it.
+func removePort(bridge int, endpoint *Endpoint) error {
 	host, err := dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer host.close()
-	found, err := findPort(host, bridge, name)
-	if errors.Is(err, unix.ENODEV) || err == nil && found.dying(host) {
+	if !alive(host, endpoint.Namespace) {
+		return nil
+	}
+	found, err := findPort(host, bridge, endpoint.HostInterface)
+	if errors.Is(err, unix.ENODEV) || err == nil && !alive(host, found.peerNamespace) {
 		return nil
 	}
 	if err != nil {
@@ -300,7 +303,7 @@ func (b *bridge) sweepLinks(report *Report) error {
 	}
 	for _, found := range list {
 		// Links that somebody else made a port of our bridge stay.
-		if !isHostInterface(found.name) || leased[found.name] || found.dying(host) {
+		if !isHostInterface(found.name) || leased[found.name] || !alive(host, found.peerNamespace) {
 			continue
 		}
 		if err := deleteLink(host, found.index); err != nil {
@@ -362,7 +365,7 @@ func (b *bridge) tearDownLocked() error {
 			return err
 		}
 		for _, found := range list {
-			if isHostInterface(found.name) && !found.dying(host) {
+			if isHostInterface(found.name) && alive(host, found.peerNamespace) {
 				if err := deleteLink(host, found.index); err != nil {
 					return err
 				}

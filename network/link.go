@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 
+	"vivarium/internal/sys"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -162,17 +164,6 @@ func (b *batch) address(kind, flags uint16, index int, address netip.Addr, bits 
 	b.end()
 }
 
-// defaultRoute appends a message that makes a gateway the way to everything.
-func (b *batch) defaultRoute(index int, gateway netip.Addr) {
-	bytes := gateway.As4()
-	b.begin(unix.RTM_NEWROUTE, ack|unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-	b.buf = append(b.buf, unix.AF_INET, 0, 0, 0,
-		unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST, 0, 0, 0, 0)
-	b.attr(unix.RTA_GATEWAY, bytes[:])
-	b.attrUint32(unix.RTA_OIF, uint32(index))
-	b.end()
-}
-
 func addAddress(host *conn, index int, address netip.Addr, bits int) error {
 	b := new(batch)
 	b.address(unix.RTM_NEWADDR, ack|unix.NLM_F_CREATE|unix.NLM_F_REPLACE, index, address, bits)
@@ -297,32 +288,50 @@ func (b *batch) forgetNeighbour(index int, address netip.Addr) {
 	b.end()
 }
 
-// configure brings the container's end up and gives it its address and route.
-// It runs on a socket of the container's namespace.
-func (v *veth) configure(container *conn, gateway netip.Addr, bits int) error {
-	index, err := linkIndex(container.fd, v.peer)
-	if err != nil {
-		return err
-	}
-	b := new(batch)
-	b.address(unix.RTM_NEWADDR, ack|unix.NLM_F_CREATE|unix.NLM_F_EXCL, index, v.peerIP, bits)
-	b.begin(unix.RTM_NEWLINK, ack)
-	b.link(int32(index), unix.IFF_UP, unix.IFF_UP)
-	b.end()
-	b.defaultRoute(index, gateway)
-	results, err := container.execute(b)
-	if err != nil {
-		return err
-	}
-	steps := []string{
-		fmt.Sprintf("add address %s/%d to", v.peerIP, bits),
-		"bring up",
-		fmt.Sprintf("add default route by %s through", gateway),
-	}
-	for i, result := range results {
-		if result != nil {
-			return fmt.Errorf("%s %s: %w", steps[i], v.peer, result)
+// configure gives the container's end its address, brings it up, and makes the
+// bridge its way to everything. It runs on a thread in the container's
+// namespace, by ioctls on a datagram socket, for the reason that stands at
+// sys.AddDefaultRoute.
+func (v *veth) configure(gateway netip.Addr, bits int) error {
+	return withSocket(func(fd int) error {
+		address := v.peerIP.As4()
+		mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-bits))
+		if err := setInet4(fd, unix.SIOCSIFADDR, v.peer, address[:]); err != nil {
+			return fmt.Errorf("set address %s of %s: %w", v.peerIP, v.peer, err)
 		}
+		if err := setInet4(fd, unix.SIOCSIFNETMASK, v.peer, mask); err != nil {
+			return fmt.Errorf("set prefix length %d of %s: %w", bits, v.peer, err)
+		}
+		if err := bringUp(fd, v.peer); err != nil {
+			return err
+		}
+		if err := sys.AddDefaultRoute(fd, gateway.As4()); err != nil {
+			return fmt.Errorf("add default route by %s: %w", gateway, err)
+		}
+		return nil
+	})
+}
+
+func setInet4(fd int, request uint, name string, bytes []byte) error {
+	ifreq, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	if err := ifreq.SetInet4Addr(bytes); err != nil {
+		return err
+	}
+	return unix.IoctlIfreq(fd, request, ifreq)
+}
+
+// bringUp sets IFF_UP by ioctl.
+func bringUp(fd int, name string) error {
+	ifreq, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	ifreq.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifreq); err != nil {
+		return fmt.Errorf("bring up %s: %w", name, err)
 	}
 	return nil
 }
@@ -393,22 +402,55 @@ func ports(host *conn, bridge int) ([]port, error) {
 	return list, nil
 }
 
-// dying tells that the namespace of a port's peer has no process and no
-// descriptor left. The kernel then removes the pair by itself, soon; to do
-// it for the kernel would only mean to wait, some 20 ms, for its grace periods.
-// A namespace's number does not lead to the namespace any more once the last
-// reference is dropped, which is what is asked here (since Linux 4.15).
-func (p *port) dying(host *conn) bool {
-	if p.peerNamespace < 0 {
-		return false
+// Attributes of RTM_GETNSID, from <linux/net_namespace.h>.
+const (
+	netnsaNSID = 1
+	netnsaFD   = 3
+)
+
+// namespaceNumber gives the number by which the calling thread's namespace
+// knows another, which it has from the moment that a veth pair leads there.
+// Unlike requests about links, this waits for no lock that a namespace's
+// taking down holds.
+func namespaceNumber(host *conn, namespace *os.File) (int32, error) {
+	number, err := namespaceRequest(host, netnsaFD, uint32(namespace.Fd()))
+	if err != nil {
+		return -1, fmt.Errorf("ask for the number of the network namespace: %w", err)
 	}
+	return number, nil
+}
+
+// alive tells whether anything, a process or a descriptor, still holds the
+// namespace with a number. If not, the kernel removes each veth pair that
+// leads there by itself, soon; to do it for the kernel would only mean to wait,
+// some 20 ms, for its grace periods. Kernels that cannot tell say yes.
+func alive(host *conn, number int32) bool {
+	if number < 0 {
+		return true
+	}
+	_, err := namespaceRequest(host, netnsaNSID, uint32(number))
+	return !errors.Is(err, unix.ENOENT)
+}
+
+func namespaceRequest(host *conn, kind uint16, value uint32) (int32, error) {
 	b := new(batch)
-	b.begin(unix.RTM_GETLINK, 0)
-	b.link(1, 0, 0) // lo, which each namespace has
-	b.attrUint32(unix.IFLA_TARGET_NETNSID, uint32(p.peerNamespace))
+	b.begin(unix.RTM_GETNSID, 0)
+	b.buf = append(b.buf, 0, 0, 0, 0) // struct rtgenmsg, padded
+	b.attrUint32(kind, value)
 	b.end()
-	_, err := host.get(b)
-	return errors.Is(err, unix.EINVAL)
+	body, err := host.get(b)
+	if err != nil {
+		return -1, err
+	}
+	number := int32(-1)
+	if len(body) > 4 {
+		eachAttr(body[4:], func(kind uint16, data []byte) {
+			if kind == netnsaNSID && len(data) == 4 {
+				number = int32(binary.NativeEndian.Uint32(data))
+			}
+		})
+	}
+	return number, nil
 }
 
 // overlapping names a route or address of the host that shares addresses with

@@ -97,12 +97,14 @@ type Endpoint struct {
 	Bridge      string `json:"bridge"`
 	Interface   string `json:"interface"`
 	// HostInterface is the other end of the veth pair, a port of the bridge.
-	HostInterface string     `json:"hostInterface"`
-	IP            netip.Addr `json:"ip"`
-	PrefixLen     int        `json:"prefixLen"`
-	Gateway       netip.Addr `json:"gateway"`
-	MAC           string     `json:"mac"`
-	MTU           int        `json:"mtu"`
+	HostInterface string `json:"hostInterface"`
+	// Namespace is the kernel's number for the namespace, -1 if unknown.
+	Namespace int32      `json:"namespace"`
+	IP        netip.Addr `json:"ip"`
+	PrefixLen int        `json:"prefixLen"`
+	Gateway   netip.Addr `json:"gateway"`
+	MAC       string     `json:"mac"`
+	MTU       int        `json:"mtu"`
 	// Ports as published: HostPort is never 0 and HostIP always valid.
 	Ports []PortMapping `json:"ports,omitempty"`
 	// PortSockets are bound to the published host ports, for Request.HoldPorts.

@@ -44,20 +44,7 @@ func LoopbackUp(namespace *os.File) error {
 }
 
 func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open socket to bring up lo: %w", err)
-	}
-	defer unix.Close(fd)
-	request, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	request.SetUint16(unix.IFF_UP)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request); err != nil {
-		return fmt.Errorf("bring up lo: %w", err)
-	}
-	return nil
+	return withSocket(func(fd int) error { return bringUp(fd, "lo") })
 }
 
 // inNamespace runs do on a thread that is in the given network namespace for

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 
+	"vivarium/internal/sys"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -142,25 +144,17 @@ func routeEverythingTo(gateway netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	index, err := linkIndex(inside.fd, "eth0")
-	if err != nil {
-		return err
-	}
 	if err := writeSysctl("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1"); err != nil {
 		return err
 	}
 	// What was assigned to lo stays in the table "local" only while lo is up.
 	_ = removeAddress(inside, lo, ip("127.0.0.1"), 8)
-	b := new(batch)
-	b.defaultRoute(index, gateway)
-	results, err := inside.execute(b)
-	if err != nil {
-		return err
-	}
-	if results[0] != nil && !errors.Is(results[0], unix.EEXIST) {
-		return results[0]
-	}
-	return nil
+	return withSocket(func(fd int) error {
+		if err := sys.AddDefaultRoute(fd, gateway.As4()); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		return nil
+	})
 }
 
 func TestEndpoint(t *testing.T) {

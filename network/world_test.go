@@ -313,7 +313,7 @@ func vethCount(t testing.TB, m *Manager) int {
 	}
 	count := 0
 	for _, found := range list {
-		if !found.dying(host) {
+		if alive(host, found.peerNamespace) {
 			count++
 		}
 	}
