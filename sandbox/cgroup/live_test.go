@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -291,6 +292,68 @@ func TestRemoveWaitsAndIsBounded(t *testing.T) {
 	cmd.Process.Kill()
 	if err := <-done; err != nil {
 		t.Errorf("it did not wait for the end: %v", err)
+	}
+}
+
+// TestDeepNesting: a container with a writable cgroup file system nests cgroups
+// until no path reaches them, and hides a process there.
+func TestDeepNesting(t *testing.T) {
+	l := newLive(t, nil)
+	dirs := slices.Clone(l.setup.Handle.V1)
+	if l.setup.CgroupDir != "" {
+		dirs = append(dirs, l.setup.CgroupDir)
+	}
+	// One of each kind is enough.
+	for _, dir := range slices.Compact([]string{dirs[0], dirs[len(dirs)-1]}) {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.Repeat("x", 250)
+		for range 20 {
+			if err := unix.Mkdirat(fd, name, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			next, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			unix.Close(fd)
+			fd = next
+		}
+		cmd := exec.Command("/bin/sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			cmd.Process.Kill()
+			cmd.Wait()
+		})
+		procs, err := unix.Openat(fd, "cgroup.procs", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.Write(procs, []byte(strconv.Itoa(cmd.Process.Pid))); err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(procs)
+		unix.Close(fd)
+		h := l.setup.Handle
+		if found, err := h.Procs(); err != nil || len(found) != 1 || found[0] != cmd.Process.Pid {
+			t.Errorf("the hidden process is not found: %v %v", found, err)
+		}
+		if err := h.Kill(bound); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Remove(bound); err != nil {
+			t.Fatal(err)
+		}
+		if exists(dir) {
+			t.Errorf("%s is left", dir)
+		}
 	}
 }
 

@@ -248,16 +248,18 @@ func remove(dir string, unified bool, end time.Time) error {
 		if err != unix.EBUSY && err != unix.EINTR {
 			return fail("remove cgroup", dir, err)
 		}
-		err = walk(dir, func(d string) error {
-			if err := unix.Rmdir(d); err != nil && !gone(err) && err != unix.EBUSY {
-				return fail("remove cgroup", d, err)
+		visit := func(*os.File) error { return nil }
+		err = walk(dir, visit, func(above *os.File, name string) error {
+			err := unix.Unlinkat(int(above.Fd()), name, unix.AT_REMOVEDIR)
+			if err != nil && !gone(err) && err != unix.EBUSY {
+				return err
 			}
 			return nil
 		})
 		if err != nil {
-			return err
+			return fail("remove what is below cgroup", dir, err)
 		}
-		if _, err := os.Lstat(dir); gone(err) {
+		if err := unix.Rmdir(dir); err == nil || gone(err) {
 			return nil
 		}
 		if unified {

@@ -8,6 +8,7 @@ package handle
 
 import (
 	"errors"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -57,8 +58,8 @@ func (h Handle) Procs() ([]int, error) {
 	seen := map[int]bool{}
 	var pids []int
 	for _, dir := range h.all() {
-		err := walk(dir, func(dir string) error {
-			list, err := procs(dir)
+		err := walk(dir, func(cgroup *os.File) error {
+			list, err := procs(cgroup)
 			for _, pid := range list {
 				if !seen[pid] {
 					seen[pid] = true
@@ -66,9 +67,9 @@ func (h Handle) Procs() ([]int, error) {
 				}
 			}
 			return err
-		})
+		}, nil)
 		if err != nil {
-			return nil, err
+			return nil, fail("list the processes of cgroup", dir, err)
 		}
 	}
 	return pids, nil
@@ -76,19 +77,28 @@ func (h Handle) Procs() ([]int, error) {
 
 // procs reads one cgroup.procs. In a threaded v2 cgroup the file cannot be read
 // (EOPNOTSUPP); its processes are listed in the threaded domain's root, above.
-func procs(dir string) ([]int, error) {
-	b, err := os.ReadFile(dir + "/cgroup.procs")
+func procs(cgroup *os.File) ([]int, error) {
+	fd, err := unix.Openat(int(cgroup.Fd()), "cgroup.procs", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if gone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "cgroup.procs")
+	defer f.Close()
+	b, err := io.ReadAll(f)
 	if errors.Is(err, unix.EOPNOTSUPP) || gone(err) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fail("list the processes of cgroup", dir, err)
+		return nil, err
 	}
 	var pids []int
-	for _, f := range strings.Fields(string(b)) {
-		pid, err := strconv.Atoi(f)
+	for _, field := range strings.Fields(string(b)) {
+		pid, err := strconv.Atoi(field)
 		if err != nil {
-			return nil, fail("list the processes of cgroup", dir, err)
+			return nil, err
 		}
 		if pid > 0 { // 0 stands for a process of another pid namespace
 			pids = append(pids, pid)
@@ -100,25 +110,6 @@ func procs(dir string) ([]int, error) {
 // gone says whether an error means that a cgroup was removed: a path that is
 // missing, or a file whose cgroup went away while it was open.
 func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) }
-
-// walk calls visit for the cgroups below dir, children first, then for dir.
-func walk(dir string, visit func(dir string) error) error {
-	entries, err := os.ReadDir(dir)
-	if gone(err) {
-		return nil
-	}
-	if err != nil {
-		return fail("list cgroup", dir, err)
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := walk(dir+"/"+e.Name(), visit); err != nil {
-				return err
-			}
-		}
-	}
-	return visit(dir)
-}
 
 func write(path, value string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
