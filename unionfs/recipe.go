@@ -93,6 +93,7 @@ const (
 // Lower "/" works, with upper and work below it: the machine's own root file
 // system, without what is mounted on it.
 func Overlay(lower []string, upper, work string, opts OverlayOptions) (Recipe, error) {
+	lower = dropRepeated(lower)
 	if err := checkOverlay(lower, upper, work); err != nil {
 		return Recipe{}, err
 	}
@@ -121,6 +122,21 @@ func Overlay(lower []string, upper, work string, opts OverlayOptions) (Recipe, e
 		return Recipe{}, fmt.Errorf("make overlay of %d layers: their paths need %d bytes, and this kernel takes %d; use a shorter --root", len(lower), len(r.Data()), unix.Getpagesize()-1)
 	}
 	return r, nil
+}
+
+// dropRepeated keeps the top-most of equal directories, as an image has them
+// that runs the same step twice. The kernel refuses them (ELOOP), and the lower
+// one adds nothing: all that it shows, the upper one shows above it.
+func dropRepeated(lower []string) []string {
+	seen := make(map[string]bool, len(lower))
+	out := make([]string, 0, len(lower))
+	for _, l := range lower {
+		if !seen[l] {
+			seen[l] = true
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 func checkOverlay(lower []string, upper, work string) error {
