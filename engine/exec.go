@@ -227,9 +227,7 @@ func commandLine(args []string) string {
 }
 
 func (x *execRun) started(ctx context.Context) (*ExecHandle, error) {
-	stop := context.AfterFunc(ctx, func() { x.session.Close() })
-	defer stop()
-	m, err := x.session.Recv()
+	m, err := recv(ctx, x.session)
 	if ctx.Err() != nil {
 		return nil, done(ctx, "exec in container "+x.c.Name)
 	}

@@ -165,9 +165,7 @@ func (r *run) config() (*wire.Config, error) {
 
 // started waits until the program's process runs, or has failed to.
 func (r *run) started(ctx context.Context) (*Handle, error) {
-	stop := context.AfterFunc(ctx, func() { r.session.Close() })
-	defer stop()
-	m, err := r.session.Recv()
+	m, err := recv(ctx, r.session)
 	if ctx.Err() != nil {
 		return nil, done(ctx, "the start of container "+r.c.Name)
 	}
@@ -229,7 +227,7 @@ func (r *run) undo(errp *error) {
 		r.launch.Abort()
 	}
 	if r.session != nil {
-		leave(r.session)
+		r.abandon()
 	}
 	if r.netns != nil { // with nobody in it, its interfaces go at once
 		r.netns.Close()
@@ -248,6 +246,15 @@ func (r *run) undo(errp *error) {
 		return
 	}
 	r.flight.land()
+}
+
+// abandon ends what the monitor may have started, and the monitor with it.
+func (r *run) abandon() {
+	_ = r.session.SetRestart("no", 0) // fails when the monitor is gone, as it should be
+	if err := r.e.removeCgroups(r.c); err != nil {
+		r.e.notice("after a failed start: %v", err)
+	}
+	leave(r.session)
 }
 
 // Handle is a container that has been started, with the first client's session.

@@ -155,14 +155,9 @@ func (e *Engine) waitEnd(ctx context.Context, c *Container) (wire.Status, error)
 
 // drainSession reads until the final exit message, or the end of the session.
 func drainSession(ctx context.Context, s *client.Session) (code int, exited bool, err error) {
-	stop := context.AfterFunc(ctx, func() { s.Close() })
-	defer func() {
-		if stop() {
-			s.Close()
-		}
-	}()
+	defer s.Close()
 	for {
-		m, err := s.Recv()
+		m, err := recv(ctx, s)
 		if ctx.Err() != nil {
 			return 0, false, ctx.Err()
 		}
@@ -175,6 +170,26 @@ func drainSession(ctx context.Context, s *client.Session) (code int, exited bool
 		if m.Kind == client.Exited {
 			return m.ExitCode, true, nil
 		}
+	}
+}
+
+// recv is Recv that also returns when the context ends. The session is of no
+// use then: its reader may still wait, until the session is closed.
+func recv(ctx context.Context, s *client.Session) (client.Message, error) {
+	type result struct {
+		m   client.Message
+		err error
+	}
+	got := make(chan result, 1)
+	go func() {
+		m, err := s.Recv()
+		got <- result{m, err}
+	}()
+	select {
+	case r := <-got:
+		return r.m, r.err
+	case <-ctx.Done():
+		return client.Message{}, ctx.Err()
 	}
 }
 

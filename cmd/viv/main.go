@@ -20,14 +20,26 @@ func run(args []string, in, out, errOut *os.File) int {
 	a := &app{in: in, out: out, err: errOut}
 	root := a.rootCommand(args)
 	root.SetArgs(args)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	a.releaseSignals = stop
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	a.releaseSignals = cancelOnSignal(cancel)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil {
 		return a.fail(cmd, err)
 	}
 	return a.code
+}
+
+// cancelOnSignal cancels what runs when the user wants to end it. release stops
+// that and cancels nothing.
+func cancelOnSignal(cancel context.CancelFunc) (release func()) {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-ch
+		cancel()
+	}()
+	return func() { signal.Stop(ch) }
 }
 
 // verb is one word of the command line. Its command is made only when it is
