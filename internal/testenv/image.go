@@ -343,3 +343,6 @@ func Cached(name string, fill func(dir string) error) (string, error) {
 	dir := filepath.Join(cache, name)
 	return dir, once(dir, fill)
 }
+
+// ImageFiles is [Image] for a caller that is no test.
+func ImageFiles(name string) (Files, error) { return image(name) }
