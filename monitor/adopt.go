@@ -51,7 +51,7 @@ func (m *monitor) adopt() error {
 // ours. Where the kernel cannot tell, it is 255.
 func (m *monitor) exitCode() int {
 	if m.cfg.AdoptPid == m.pid {
-		return foreignExitCode(m.proc.PidFD)
+		return m.foreignExitCode()
 	}
 	var ws syscall.WaitStatus
 	for {
@@ -73,18 +73,19 @@ func statusCode(ws syscall.WaitStatus) int {
 	return ws.ExitStatus()
 }
 
-// foreignExitCode: the status is there once the process has been reaped, a
-// moment after the pidfd became readable.
-func foreignExitCode(pidfd int) int {
-	for wait := int64(1e6); wait < 1e9; wait *= 2 {
-		var info [64]byte
+// foreignExitCode takes the status of a process that another parent reaps, or
+// does not: once it is reaped the pidfd has it (Linux 6.15), and before that a
+// zombie's /proc/PID/stat has it in field 52, for those who may trace it.
+func (m *monitor) foreignExitCode() int {
+	for wait := int64(1e5); wait < 1e9; wait *= 2 {
+		var info [64]byte // struct pidfd_info: mask first, exit_code at 60
 		*(*uint64)(unsafe.Pointer(&info[0])) = pidfdInfoExit
-		_, _, e := syscall.RawSyscall(syscall.SYS_IOCTL, uintptr(pidfd), pidfdGetInfo, uintptr(unsafe.Pointer(&info)))
-		if e != 0 && e != syscall.ESRCH {
-			return 255
-		}
+		_, _, e := syscall.RawSyscall(syscall.SYS_IOCTL, uintptr(m.proc.PidFD), pidfdGetInfo, uintptr(unsafe.Pointer(&info)))
 		if e == 0 && *(*uint64)(unsafe.Pointer(&info[0]))&pidfdInfoExit != 0 {
 			return statusCode(syscall.WaitStatus(*(*uint32)(unsafe.Pointer(&info[60]))))
+		}
+		if statField(m.pid, 22) == m.cfg.AdoptTicks && statState(m.pid) == 'Z' {
+			return statusCode(syscall.WaitStatus(statField(m.pid, 52)))
 		}
 		ts := syscall.NsecToTimespec(wait)
 		syscall.Nanosleep(&ts, nil)

@@ -72,18 +72,22 @@ func (m *monitor) watch() {
 			m.watchFD(m.streams[i].fd, syscall.EPOLLIN)
 		}
 	}
-	trim()
 	for !m.step(-1) {
 	}
 	m.drain()
 	m.ended()
 }
 
-// step waits for events, at most timeout milliseconds, and handles them; true
-// when the process has ended.
+// step waits for events, at most timeout milliseconds (below 0: for ever), and
+// handles them; true when the process has ended.
 func (m *monitor) step(timeout int) bool {
-	var events [8]syscall.EpollEvent
-	n, err := epollWait(m.epoll, events[:], timeout)
+	var n int
+	var err syscall.Errno
+	if timeout < 0 {
+		n, err = waitIdle(m.epoll)
+	} else {
+		n, err = epollWait(m.epoll, events[:], timeout)
+	}
 	if err != 0 {
 		return false
 	}

@@ -6,11 +6,10 @@
 // There is one for every container, so its memory is counted in pages: one
 // thread of work, an epoll loop, no allocation in the steady state, no package
 // beyond the language and syscall, and what it no longer needs is given back
-// (see trim).
+// (see idle.go).
 package monitor
 
 import (
-	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -57,7 +56,6 @@ type monitor struct {
 // Main runs a monitor until its container has ended. It never returns.
 func Main() {
 	debug.SetGCPercent(-1) // nothing is allocated once the loop runs
-	runtime.LockOSThread() // namespaces that programs enter belong to a thread
 	m := &monitor{program: -1, netns: -1, pidfdIn: -1, listen: -1, stdin: -1}
 	for i := range m.clients {
 		m.clients[i].fd = -1
@@ -71,7 +69,12 @@ func Main() {
 
 // configure takes the configuration from the client that started the monitor.
 func (m *monitor) configure() bool {
-	buf := make([]byte, 64<<10)
+	var err error
+	if m.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC); err != nil {
+		return false
+	}
+	prepareIdle(m.epoll)
+	buf := inBuf[:]
 	var oob [64]byte
 	n, oobn, _, _, err := recvmsg(ControlFD, buf, oob[:])
 	if err != nil || n == 0 || buf[0] != wire.MsgConfig {
@@ -92,8 +95,7 @@ func (m *monitor) configure() bool {
 	m.clients[0] = client{fd: ControlFD, output: true, stdin: true}
 	syscall.SetNonblock(ControlFD, true)
 	syscall.CloseOnExec(ControlFD)
-	m.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
-	return err == nil
+	return true
 }
 
 // run is the container's life.
@@ -150,10 +152,11 @@ func (m *monitor) lock() bool {
 
 // start runs the program and waits until the command runs.
 func (m *monitor) start() error {
-	p, err := m.loadProgram()
+	p, mapping, err := m.loadProgram()
 	if err != nil {
 		return &spawn.Error{Step: program.Step{Kind: "load", Why: "read the program"}, Errno: errno(err)}
 	}
+	defer syscall.Munmap(mapping)
 	o := spawn.Options{NetNS: m.netns, PidFD: m.pidfdIn, Stdin: -1, Stdout: -1, Stderr: -1}
 	if m.policy.restarts == 0 {
 		o.Fault = spawn.Fault{Phase: spawn.Phase(m.cfg.FaultPhase), Index: m.cfg.FaultIndex, Errno: syscall.Errno(m.cfg.FaultErrno)}
@@ -192,21 +195,25 @@ func (m *monitor) start() error {
 	return nil
 }
 
-// loadProgram reads the program anew: running it uses it up.
-func (m *monitor) loadProgram() (*program.Program, error) {
+// loadProgram maps the program anew: running it changes it, in a private copy.
+func (m *monitor) loadProgram() (*program.Program, []byte, error) {
 	var st syscall.Stat_t
 	if err := syscall.Fstat(m.program, &st); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if st.Size == 0 {
-		return nil, program.ErrFormat
+		return nil, nil, program.ErrFormat
 	}
-	b, err := syscall.Mmap(m.program, 0, int(st.Size), syscall.PROT_READ, syscall.MAP_PRIVATE)
+	b, err := syscall.Mmap(m.program, 0, int(st.Size), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer syscall.Munmap(b)
-	return program.Decode(b)
+	p, err := program.Decode(b)
+	if err != nil {
+		syscall.Munmap(b)
+		return nil, nil, err
+	}
+	return p, b, nil
 }
 
 // serve tells the first client, and listens for others.

@@ -83,32 +83,44 @@ func bootID() string {
 	return string(b)
 }
 
-// startTicks is field 22 of /proc/PID/stat (proc_pid_stat(5)). The second field,
-// in parentheses, may hold anything: counting starts at the last ")".
-func startTicks(pid int) uint64 {
-	var buf [1024]byte
-	b := readSmall("/proc/"+itoa(pid)+"/stat", buf[:])
-	i := len(b) - 1
-	for i >= 0 && b[i] != ')' {
-		i--
-	}
-	if i < 0 {
-		return 0
-	}
-	field := 2
-	var v uint64
-	for _, c := range b[i+1:] {
-		if c == ' ' {
-			field++
-			if field == 23 {
-				return v
-			}
-			v = 0
-		} else if field == 22 {
-			v = v*10 + uint64(c-'0')
+// startTicks is when a process started, in clock ticks since boot.
+func startTicks(pid int) uint64 { return statField(pid, 22) }
+
+// statFields gives what stands after the second field of /proc/PID/stat, which
+// is in parentheses and may hold anything (proc_pid_stat(5)): it begins with
+// the third, the state.
+func statFields(pid int, buf []byte) []byte {
+	b := readSmall("/proc/"+itoa(pid)+"/stat", buf)
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i] == ')' {
+			return b[min(i+2, len(b)):]
 		}
 	}
+	return nil
+}
+
+func statState(pid int) byte {
+	var buf [1024]byte
+	if b := statFields(pid, buf[:]); len(b) > 0 {
+		return b[0]
+	}
 	return 0
+}
+
+func statField(pid, field int) (v uint64) {
+	var buf [1024]byte
+	at := 3
+	for _, c := range statFields(pid, buf[:]) {
+		switch {
+		case c == ' ':
+			at++
+		case at == field && c >= '0' && c <= '9':
+			v = v*10 + uint64(c-'0')
+		case at > field:
+			return v
+		}
+	}
+	return v
 }
 
 // oomKilled reads the count after "oom_kill " in memory.oom_control (v1) or

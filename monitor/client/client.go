@@ -77,6 +77,7 @@ func Spawn(binary string) (*Launch, error) {
 	}
 	pid, err := syscall.ForkExec(binary, []string{"viv-oci", "monitor"}, &syscall.ProcAttr{
 		Dir:   "/",
+		Env:   []string{"GOMAXPROCS=1"}, // one thread works; others would only cost memory
 		Files: []uintptr{uintptr(dev), uintptr(dev), uintptr(dev), uintptr(pair[1])},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

@@ -67,6 +67,7 @@ func (c *compiler) execNamespaces() {
 		}
 	}
 	if flags&unix.CLONE_NEWPID != 0 {
+		b.prog.Pinned = true
 		b.in(&b.prog.Before)
 		b.begin("namespace", "let the child be born in the container's pid namespace")
 		own, _ := b.openat(n(cwd), "/proc/thread-self/ns/pid_for_children", unix.O_RDONLY)

@@ -93,6 +93,7 @@ func idMap(list []specs.LinuxIDMapping) string {
 // them before the clone (time_namespaces(7)).
 func (c *compiler) timeNamespace() {
 	b := c.b
+	b.prog.Pinned = true
 	b.in(&b.prog.Before)
 	defer b.in(&b.prog.Child)
 	b.begin("namespace", "make a time namespace for the child")
@@ -117,6 +118,7 @@ func (c *compiler) joinBefore() {
 	if !ok {
 		return
 	}
+	b.prog.Pinned = true
 	b.in(&b.prog.Before)
 	b.begin("namespace", "let the child be born in the pid namespace "+p)
 	own, _ := b.openat(n(cwd), "/proc/thread-self/ns/pid_for_children", unix.O_RDONLY)

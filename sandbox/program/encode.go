@@ -6,32 +6,33 @@ import (
 )
 
 // magic starts an encoded program; its last digit is the format's version.
-const magic = "vivprog1"
+const magic = "vivprog2"
 
 // ErrFormat says that bytes are not a program of this version.
 var ErrFormat = errors.New("decode program: not a program of this version")
 
-// Encode gives the program as bytes, in the machine's byte order: a program is
-// made and run on one machine.
+const (
+	opSize    = int(unsafe.Sizeof(Op{}))
+	relocSize = int(unsafe.Sizeof(Reloc{}))
+)
+
+// Encode gives the program as bytes, in the machine's byte order and alignment:
+// a program is made and run on one machine, and is run where it lies.
 func (p *Program) Encode() []byte {
-	b := make([]byte, 0, len(magic)+64+opSize*(len(p.Before)+len(p.Child)+len(p.After)+len(p.Undo))+len(p.Data)+8*len(p.Relocs)+64*len(p.Steps))
+	b := make([]byte, 0, 1024+opSize*(len(p.Before)+len(p.Child)+len(p.After)+len(p.Undo))+len(p.Data)+relocSize*len(p.Relocs)+128*len(p.Steps))
 	b = append(b, magic...)
-	b = putU64(b, p.CloneFlags)
-	b = putU64(b, uint64(p.CgroupSlot))
-	b = putU64(b, boolBits(p.Terminal, p.Hold))
-	b = putU64(b, uint64(p.Candidates))
-	b = putU64(b, uint64(p.ExecOp))
+	for _, v := range []uint64{p.CloneFlags, uint64(p.CgroupSlot), boolBits(p.Terminal, p.Hold, p.Pinned), uint64(p.Candidates), uint64(p.ExecOp)} {
+		b = putU64(b, v)
+	}
 	b = putString(b, p.UIDMap)
 	b = putString(b, p.GIDMap)
 	for _, ops := range [][]Op{p.Before, p.Child, p.After, p.Undo} {
 		b = putU64(b, uint64(len(ops)))
-		b = append(b, opBytes(ops)...)
+		b = append(b, raw(ops)...)
 	}
-	b = putString(b, string(p.Data))
+	b = putString(b, p.Data)
 	b = putU64(b, uint64(len(p.Relocs)))
-	for _, r := range p.Relocs {
-		b = putU64(b, uint64(r.At)<<32|uint64(r.To))
-	}
+	b = append(b, raw(p.Relocs)...)
 	b = putU64(b, uint64(len(p.Steps)))
 	for _, s := range p.Steps {
 		b = putString(b, s.Kind)
@@ -40,13 +41,9 @@ func (p *Program) Encode() []byte {
 	return b
 }
 
-const opSize = int(unsafe.Sizeof(Op{}))
-
-func opBytes(ops []Op) []byte {
-	if len(ops) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&ops[0])), len(ops)*opSize)
+// raw is the memory of a slice without pointers.
+func raw[T Op | Reloc](s []T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*int(unsafe.Sizeof(*new(T))))
 }
 
 func boolBits(bits ...bool) (n uint64) {
@@ -63,8 +60,14 @@ func putU64(b []byte, v uint64) []byte {
 	return append(b, (*[8]byte)(unsafe.Pointer(&v))[:]...)
 }
 
-func putString(b []byte, s string) []byte {
-	return append(putU64(b, uint64(len(s))), s...)
+// putString adds a length and bytes, filled up to a multiple of eight so that
+// what follows is aligned.
+func putString[S string | []byte](b []byte, s S) []byte {
+	b = append(putU64(b, uint64(len(s))), s...)
+	for len(b)%8 != 0 {
+		b = append(b, 0)
+	}
+	return b
 }
 
 // reader takes fields off encoded bytes; after a short read bad stays set.
@@ -93,54 +96,74 @@ func (r *reader) u64() uint64 {
 	return v
 }
 
-func (r *reader) string() string { return string(r.bytes(r.u64())) }
-
-func (r *reader) ops() []Op {
+func (r *reader) text() []byte {
 	n := r.u64()
-	if n > uint64(len(r.b)/opSize) {
+	out := r.bytes(n)
+	if n%8 != 0 {
+		r.bytes(8 - n%8)
+	}
+	return out
+}
+
+// list reads a slice of T where it lies.
+func list[T Op | Reloc](r *reader) []T {
+	n := r.u64()
+	size := uint64(unsafe.Sizeof(*new(T)))
+	if n > uint64(len(r.b))/size {
 		r.bad = true
 		return nil
 	}
-	ops := make([]Op, n)
-	copy(opBytes(ops), r.bytes(n*uint64(opSize)))
-	return ops
+	b := r.bytes(n * size)
+	if len(b) == 0 {
+		return nil
+	}
+	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), n)
 }
 
-// Decode reads a program back and checks that nothing in it points outside: an
-// index beyond a list, an address beyond the data, a slot beyond the table.
+// Decode reads a program and checks that nothing in it points outside: an index
+// beyond a list, an address beyond the data, a slot beyond the table. Nothing
+// is copied: b, which must be aligned to eight bytes, is the program from now
+// on, and running it changes b.
 func Decode(b []byte) (*Program, error) {
-	if len(b) < len(magic) || string(b[:len(magic)]) != magic {
+	if len(b) < len(magic) || string(b[:len(magic)]) != magic || uintptr(unsafe.Pointer(&b[0]))%8 != 0 {
 		return nil, ErrFormat
 	}
 	r := &reader{b: b[len(magic):]}
 	p := &Program{CloneFlags: r.u64(), CgroupSlot: int16(r.u64())}
 	flags := r.u64()
-	p.Terminal, p.Hold = flags&1 != 0, flags&2 != 0
+	p.Terminal, p.Hold, p.Pinned = flags&1 != 0, flags&2 != 0, flags&4 != 0
 	p.Candidates, p.ExecOp = int(r.u64()), int(r.u64())
-	p.UIDMap, p.GIDMap = r.string(), r.string()
-	p.Before, p.Child, p.After, p.Undo = r.ops(), r.ops(), r.ops(), r.ops()
-	p.Data = append([]byte(nil), r.bytes(r.u64())...)
-	n := r.u64()
-	if n > uint64(len(r.b)/8) {
-		return nil, ErrFormat
-	}
-	p.Relocs = make([]Reloc, n)
-	for i := range p.Relocs {
-		v := r.u64()
-		p.Relocs[i] = Reloc{At: uint32(v >> 32), To: uint32(v)}
-	}
-	n = r.u64()
-	if n > uint64(len(r.b)/16) {
-		return nil, ErrFormat
-	}
-	p.Steps = make([]Step, n)
-	for i := range p.Steps {
-		p.Steps[i] = Step{Kind: r.string(), Why: r.string()}
+	p.UIDMap, p.GIDMap = string(r.text()), string(r.text())
+	p.Before, p.Child, p.After, p.Undo = list[Op](r), list[Op](r), list[Op](r), list[Op](r)
+	p.Data = r.text()
+	p.Relocs = list[Reloc](r)
+	p.encodedSteps = r.b
+	for range 2 * min(r.u64(), uint64(len(b))) {
+		r.text()
 	}
 	if r.bad || !p.valid() {
 		return nil, ErrFormat
 	}
 	return p, nil
+}
+
+// StepAt gives a step, which is needed only when something has failed.
+func (p *Program) StepAt(i int) (s Step, ok bool) {
+	if p.encodedSteps == nil {
+		if i < 0 || i >= len(p.Steps) {
+			return Step{}, false
+		}
+		return p.Steps[i], true
+	}
+	r := &reader{b: p.encodedSteps}
+	n := r.u64()
+	if i < 0 || uint64(i) >= n {
+		return Step{}, false
+	}
+	for range i + 1 {
+		s = Step{Kind: string(r.text()), Why: string(r.text())}
+	}
+	return s, !r.bad
 }
 
 func (p *Program) valid() bool {
@@ -163,35 +186,26 @@ func (p *Program) valid() bool {
 }
 
 func (p *Program) validOp(op *Op) bool {
-	if op.Dst < None || op.Dst >= MaxSlots || int(op.Step) >= max(len(p.Steps), 1) || op.Nr < ExecStub {
+	if op.Dst < None || op.Dst >= MaxSlots || op.Nr < ExecStub {
 		return false
 	}
+	size := uint64(len(p.Data))
 	for i, k := range op.Kinds {
 		v := op.Args[i]
-		switch k {
-		case Imm:
-		case Ptr, Str:
-			if v >= uint64(len(p.Data)) {
-				return false
-			}
-		case Slot:
-			if v >= MaxSlots {
-				return false
-			}
-		default:
+		if k > Slot || (k == Slot && v >= MaxSlots) || ((k == Ptr || k == Str) && v >= size) {
 			return false
 		}
 	}
-	size := uint64(len(p.Data))
+	inside := func(at, n uint64) bool { return at < size && at+n <= size }
 	switch op.Nr {
 	case PokeInt:
-		return op.Args[0]+4 <= size && op.Args[0] < size && op.Args[1] < MaxSlots
+		return inside(op.Args[0], 4) && op.Args[1] < MaxSlots
 	case PokeText:
-		return op.Args[0]+12 <= size && op.Args[0] < size && op.Args[1] < MaxSlots
+		return inside(op.Args[0], 12) && op.Args[1] < MaxSlots
 	case Check:
-		return op.Args[0]+8 <= size && op.Args[0] < size
+		return inside(op.Args[0], 8)
 	case ExecStub:
-		return op.Args[0] < MaxSlots && op.Args[3] < MaxSlots && op.Args[1] < size && op.Args[2] < size
+		return op.Args[0] < MaxSlots && op.Args[3] < MaxSlots && inside(op.Args[1], 8) && inside(op.Args[2], 8) && inside(op.Args[4], 1)
 	}
 	return true
 }

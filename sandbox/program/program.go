@@ -32,7 +32,9 @@ const (
 	Die
 	// ExecStub is execveat of the descriptor in slot Args[0] with argv and envp
 	// at Data[Args[1]] and Data[Args[2]]; the descriptor in slot Args[3] is
-	// kept open over it for one report more. It returns only on failure.
+	// kept open over it for one report more. When Args[5] is not 0, the
+	// stub waits for a byte from the FIFO in slot Args[5]-1 before it goes on.
+	// It returns only on failure.
 	ExecStub
 )
 
@@ -95,6 +97,9 @@ type Program struct {
 	Candidates int
 	// ExecOp is the index in Child of the last execve: what the stub reports.
 	ExecOp int
+	// Pinned: the parent's ops change what belongs to their thread (setns,
+	// unshare), so they must all run on one.
+	Pinned bool
 	// UIDMap and GIDMap are written to /proc/PID/{uid,gid}_map before the
 	// child may go on; empty without a new user namespace.
 	UIDMap, GIDMap string
@@ -104,7 +109,9 @@ type Program struct {
 	After  []Op // in the parent, after the clone
 	Undo   []Op // in the parent, after a failure: removes what Before made
 
-	Steps  []Step
+	Steps  []Step // of a program that was decoded: see StepAt
 	Data   []byte
 	Relocs []Reloc
+
+	encodedSteps []byte
 }

@@ -121,8 +121,8 @@ func pokeText(at unsafe.Pointer, v int32) {
 }
 
 // execStub executes the stub, which executes the container's program. The sync
-// descriptor must live through the first of the two; the stub itself makes it
-// close on the second.
+// descriptor, and the FIFO to wait at, must live through the first of the two;
+// the stub itself makes them close on the second.
 //
 //go:nosplit
 //go:norace
@@ -131,6 +131,12 @@ func execStub(op *program.Op, s *slots, base unsafe.Pointer) syscall.Errno {
 	stub := uintptr(s[op.Args[0]&(program.MaxSlots-1)])
 	if _, _, e := syscall.RawSyscall(syscall.SYS_FCNTL, sync, syscall.F_SETFD, 0); e != 0 {
 		return e
+	}
+	if hold := op.Args[5]; hold > 0 {
+		fifo := uintptr(s[(hold-1)&(program.MaxSlots-1)])
+		if _, _, e := syscall.RawSyscall(syscall.SYS_FCNTL, fifo, syscall.F_SETFD, 0); e != 0 {
+			return e
+		}
 	}
 	_, _, e := syscall.RawSyscall6(sysExecveat, stub, uintptr(base)+uintptr(op.Args[4]), uintptr(base)+uintptr(op.Args[1]), uintptr(base)+uintptr(op.Args[2]), atEmptyPath, 0)
 	return e

@@ -40,25 +40,21 @@ func (p Phase) String() string {
 // loaded is a program whose addresses are those of this process.
 type loaded struct {
 	*program.Program
-	data []byte // anonymous mapping: it never moves, and the child gets a copy
 	base unsafe.Pointer
 }
 
-// load copies the data of p to where it stays, and resolves p's addresses in
-// place: p cannot be encoded or loaded again.
-func load(p *program.Program) (*loaded, error) {
-	size := (len(p.Data) + 4096) &^ 4095 // never 0
-	data, err := syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
-	if err != nil {
-		return nil, err
+// load resolves the addresses of p in place: p cannot be encoded or loaded
+// again. Its data stays where it is: the collector does not move it, and the
+// child has a copy at the same address.
+func load(p *program.Program) *loaded {
+	if len(p.Data) == 0 {
+		p.Data = make([]byte, 8)
 	}
-	copy(data, p.Data)
-	p.Data = nil
-	l := &loaded{Program: p, data: data, base: unsafe.Pointer(&data[0])}
+	l := &loaded{Program: p, base: unsafe.Pointer(&p.Data[0])}
 	for _, r := range p.Relocs {
-		*(*uint64)(unsafe.Pointer(&data[r.At])) = uint64(uintptr(l.base)) + uint64(r.To)
+		*(*uint64)(unsafe.Pointer(&p.Data[r.At])) = uint64(uintptr(l.base)) + uint64(r.To)
 	}
-	for _, ops := range [][]program.Op{p.Before, p.Child, p.After, p.Undo} {
+	for _, ops := range [...][]program.Op{p.Before, p.Child, p.After, p.Undo} {
 		for i := range ops {
 			op := &ops[i]
 			if op.Nr < 0 {
@@ -72,14 +68,7 @@ func load(p *program.Program) (*loaded, error) {
 			}
 		}
 	}
-	return l, nil
-}
-
-func (l *loaded) unload() {
-	if l.data != nil {
-		syscall.Munmap(l.data)
-		l.data = nil
-	}
+	return l
 }
 
 func (l *loaded) inject(f Fault) {

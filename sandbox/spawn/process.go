@@ -68,7 +68,7 @@ func (p *Process) recv(timeout int) (Report, int, error) {
 	r := Report{Kind: byte(words[0]), File: firstRight(oob[:oobn])}
 	if r.Kind == ReportFailed {
 		i := int(words[1])
-		r.Err = &Error{Phase: Child, Op: i, Step: stepOf(p.steps, p.child, i), Errno: syscall.Errno(words[2])}
+		r.Err = &Error{Phase: Child, Op: i, Step: stepOf(p.prog, p.prog.Child, i), Errno: syscall.Errno(words[2])}
 	}
 	return r, n, nil
 }
@@ -159,3 +159,17 @@ func (p *Process) Close() {
 
 // ForeignSync marks a process that another parent started: it has no sync socket.
 func (p *Process) ForeignSync() { p.sync = -1 }
+
+// FailureOf reads a report that a stub left in the FIFO at which it had waited:
+// the errno of its execve, or 0 when it is no such report.
+func FailureOf(b []byte) syscall.Errno {
+	if len(b) != reportSize {
+		return 0
+	}
+	var words [3]uint32
+	copy((*[reportSize]byte)(unsafe.Pointer(&words))[:], b)
+	if words[0] != ReportFailed {
+		return 0
+	}
+	return syscall.Errno(words[2])
+}

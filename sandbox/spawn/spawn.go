@@ -70,8 +70,7 @@ type Process struct {
 	Pid   int
 	PidFD int
 	sync  int
-	steps []program.Step
-	child []program.Op
+	prog  *program.Program
 }
 
 // cloneArgs is struct clone_args of clone3(2), as of Linux 5.7.
@@ -80,18 +79,17 @@ type cloneArgs struct {
 }
 
 // Start runs p's first part and clones the child, which goes on by itself; its
-// reports come by Recv. p is used up. After an error nothing is left: the
-// child is reaped, what Before made is undone.
+// reports come by Wait. p is used up, but has to stay in memory until the last
+// report. After an error nothing is left: the child is reaped, what Before made
+// is undone.
 func Start(p *program.Program, o Options) (*Process, error) {
-	l, err := load(p)
-	if err != nil {
-		return nil, &Error{Step: program.Step{Kind: "load", Why: "map the program's data"}, Errno: errnoOf(err)}
-	}
-	defer l.unload()
+	l := load(p)
+	defer runtime.KeepAlive(p)
 	l.inject(o.Fault)
-	// Namespaces that the parent's ops enter belong to the thread.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	if p.Pinned {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
 	s := newSlots(o)
 	defer closeOwn(s)
 	return l.start(s)
@@ -125,7 +123,7 @@ func (l *loaded) start(s *slots) (*Process, error) {
 	}
 	defer syscall.Close(pair[1])
 	s[program.SlotSync] = int32(pair[1])
-	stub, err := makeStub(pair[1], l.Candidates, l.ExecOp)
+	stub, err := makeStub(pair[1], l.Candidates, l.ExecOp, l.hold(s))
 	if err != nil {
 		syscall.Close(pair[0])
 		return nil, l.undo(s, l.failure(Before, l.Before, len(l.Before), errnoOf(err)))
@@ -140,7 +138,7 @@ func (l *loaded) start(s *slots) (*Process, error) {
 		err.Step = program.Step{Kind: "clone", Why: "clone the container's first process with its namespaces"}
 		return nil, l.undo(s, err)
 	}
-	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], steps: l.Steps, child: l.Child}
+	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], prog: l.Program}
 	if err := l.after(s, proc); err != nil {
 		proc.Kill()
 		proc.reap()
@@ -227,14 +225,16 @@ func (l *loaded) undo(s *slots, err *Error) error {
 }
 
 func (l *loaded) failure(ph Phase, ops []program.Op, n int, e syscall.Errno) *Error {
-	return &Error{Phase: ph, Op: n, Step: stepOf(l.Steps, ops, n), Errno: e}
+	return &Error{Phase: ph, Op: n, Step: stepOf(l.Program, ops, n), Errno: e}
 }
 
-func stepOf(steps []program.Step, ops []program.Op, n int) program.Step {
-	if n < 0 || n >= len(ops) || int(ops[n].Step) >= len(steps) {
-		return program.Step{Kind: "start", Why: "start the container's first process"}
+func stepOf(p *program.Program, ops []program.Op, n int) program.Step {
+	if n >= 0 && n < len(ops) {
+		if s, ok := p.StepAt(int(ops[n].Step)); ok {
+			return s
+		}
 	}
-	return steps[ops[n].Step]
+	return program.Step{Kind: "start", Why: "start the container's first process"}
 }
 
 func errnoOf(err error) syscall.Errno {

@@ -3,6 +3,8 @@ package spawn
 import (
 	"syscall"
 	"unsafe"
+
+	"vivarium/sandbox/program"
 )
 
 // The last execve of a container goes through the stub: a static ELF program of
@@ -15,6 +17,10 @@ import (
 // follows. When none can be executed it reports the error over the sync socket,
 // as the child before it does: EACCES if one was found but may not be executed,
 // else the last error.
+//
+// Between OCI create and start the stub is what waits: it says that it is ready,
+// lets the sync socket go, and reads a byte from a FIFO that it holds open for
+// both. From then on a failure is reported through that FIFO.
 
 const (
 	sysExecveat = 322*amd64 + 281*(1-amd64)
@@ -32,8 +38,9 @@ const (
 	elfBase   = 0x400000
 )
 
-// makeStub gives the descriptor of a sealed memfd with the stub in it.
-func makeStub(sync int, candidates, op int) (int, error) {
+// makeStub gives the descriptor of a sealed memfd with the stub in it. hold is
+// the FIFO to wait at, or -1.
+func makeStub(sync, candidates, op, hold int) (int, error) {
 	name := [...]byte{'v', 'i', 'v', 0}
 	flags := uintptr(mfdCloexec | mfdAllowSealing)
 	fd, _, e := syscall.RawSyscall(sysMemfd, uintptr(unsafe.Pointer(&name)), flags|mfdExec, 0)
@@ -43,7 +50,7 @@ func makeStub(sync int, candidates, op int) (int, error) {
 	if e != 0 {
 		return -1, e
 	}
-	elf := stubELF(uint32(sync), uint32(candidates), uint32(op))
+	elf := stubELF(uint32(sync), uint32(candidates), uint32(op), uint32(hold))
 	n, err := syscall.Write(int(fd), elf[:])
 	if err == nil && n != len(elf) {
 		err = syscall.EIO
@@ -60,9 +67,17 @@ func makeStub(sync int, candidates, op int) (int, error) {
 	return int(fd), nil
 }
 
+// hold is the FIFO at which the stub waits, or -1.
+func (l *loaded) hold(s *slots) int {
+	if l.ExecOp >= len(l.Child) || l.Child[l.ExecOp].Nr != program.ExecStub || l.Child[l.ExecOp].Args[5] == 0 {
+		return -1
+	}
+	return int(s[(l.Child[l.ExecOp].Args[5]-1)&(program.MaxSlots-1)])
+}
+
 // stubELF is the whole file: an ELF header, one loadable read-and-execute
-// segment that covers the file, the code, and its four words (elf(5)).
-func stubELF(sync, candidates, op uint32) (b [elfHeader + len(stubCode) + 16]byte) {
+// segment that covers the file, the code, and its six words (elf(5)).
+func stubELF(sync, candidates, op, hold uint32) (b [elfHeader + len(stubCode) + 24]byte) {
 	size := uint64(len(b))
 	copy(b[:], "\x7fELF\x02\x01\x01") // 64 bits, little-endian, version 1
 	put16(b[16:], 2)                  // ET_EXEC
@@ -87,6 +102,8 @@ func stubELF(sync, candidates, op uint32) (b [elfHeader + len(stubCode) + 16]byt
 	put32(words[4:], candidates)
 	put32(words[8:], op)
 	put32(words[12:], ReportFailed)
+	put32(words[16:], hold)
+	put32(words[20:], ReportReady)
 	return b
 }
 
