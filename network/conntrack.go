@@ -104,6 +104,6 @@ func deleteFlows(b *batch) {
 	if err != nil {
 		return
 	}
-	defer filter.close()
+	defer filter.closeLater()
 	_, _ = filter.execute(b)
 }

@@ -262,6 +262,7 @@ func (b *bridge) sweepPublications(ctx context.Context, live func(string) bool, 
 	if err != nil {
 		return err
 	}
+	defer r.close()
 	elements, err := r.elements()
 	if err != nil {
 		return err

@@ -99,6 +99,12 @@ func dial(protocol int) (*conn, error) {
 
 func (c *conn) close() { _ = unix.Close(c.fd) }
 
+// closeLater closes a socket of NETLINK_NETFILTER. The close of any such socket
+// waits until the kernel has freed what recent nftables transactions of the
+// same namespace have deleted, some 15 ms (nft_rcv_nl_event). What they did is
+// in force before; so nobody has to wait with it.
+func (c *conn) closeLater() { go c.close() }
+
 // kernelError is a refusal with the kernel's own explanation, where it gave one.
 type kernelError struct {
 	errno   unix.Errno

@@ -34,7 +34,7 @@ func tableExists(name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer filter.close()
+	defer filter.closeLater()
 	b := new(batch)
 	b.begin(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETTABLE, 0)
 	b.buf = append(b.buf, unix.NFPROTO_IPV4, unix.NFNETLINK_V0, 0, 0)
@@ -58,11 +58,8 @@ type ruleset struct {
 	any   *nftables.Set
 }
 
+// newRuleset opens a socket; its user calls close.
 func newRuleset(name string) (*ruleset, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
 	protocolPort, err := nftables.ConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
 	if err != nil {
 		return nil, err
@@ -74,6 +71,10 @@ func newRuleset(name string) (*ruleset, error) {
 	addressProtocolPort, err := nftables.ConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
 	if err != nil {
 		return nil, err
+	}
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: name}
 	return &ruleset{
@@ -124,6 +125,7 @@ func (b *bridge) replaceTable(ctx context.Context, config *bridgeConfig) error {
 	if err != nil {
 		return err
 	}
+	defer r.close()
 	r.conn.AddTable(r.table)
 	r.conn.DelTable(r.table) // of what was there before, if anything
 	r.conn.AddTable(r.table)
@@ -141,6 +143,9 @@ func (b *bridge) replaceTable(ctx context.Context, config *bridgeConfig) error {
 	}
 	return r.addElements(published)
 }
+
+// close returns at once, for the reason at conn.closeLater.
+func (r *ruleset) close() { go func() { _ = r.conn.CloseLasting() }() }
 
 func (r *ruleset) chain(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
 	return r.conn.AddChain(&nftables.Chain{Name: name, Table: r.table, Type: kind, Hooknum: hook, Priority: priority})
@@ -374,6 +379,7 @@ func deleteTable(name string) error {
 	if err != nil {
 		return err
 	}
+	defer r.close()
 	r.conn.DelTable(r.table)
 	if err := r.conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("delete nftables table %s: %w", name, err)

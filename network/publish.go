@@ -108,6 +108,7 @@ func (b *bridge) publish(ctx context.Context, containerID string, address netip.
 	if err != nil {
 		return nil, nil, err
 	}
+	defer r.close()
 	if err := r.addElements(mine); err != nil {
 		return nil, nil, errors.Join(err, r.deleteElements(mine))
 	}
@@ -136,6 +137,7 @@ func (b *bridge) withdrawLocked(list []publication) error {
 	if err != nil {
 		return err
 	}
+	defer r.close()
 	if err := r.deleteElements(list); err != nil {
 		return err
 	}
