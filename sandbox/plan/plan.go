@@ -46,9 +46,12 @@ type Options struct {
 	PreserveFDs  int  // descriptors 3 to 3+n-1 go on into the container
 	NoPivot      bool
 	NoNewKeyring bool
-	Hold         bool // report ready before the last steps, and wait (OCI create)
-	MakeCwd      bool // make the working directory when it is missing
-	Lenient      bool // leave limits out that the kernel does not have, with a warning, as Docker does
+	Hold         bool // report ready before the last steps, and wait
+	// Fifo is a FIFO at which the process waits for a byte as its very last
+	// step, without its parent (OCI create). The command is looked for before.
+	Fifo    string
+	MakeCwd bool // make the working directory when it is missing
+	Lenient bool // leave limits out that the kernel does not have, with a warning, as Docker does
 
 	Layout  *cgroup.Layout  // the machine's control groups; nil to look
 	Filter  *seccomp.Filter // spec.Linux.Seccomp, compiled before; nil to compile it
@@ -199,6 +202,9 @@ func (c *compiler) finish() {
 	c.rlimits()
 	c.identity()
 	c.workDir()
+	if c.opt.Fifo != "" && len(c.spec.Process.Args) > 0 {
+		c.lookUp()
+	}
 	if c.spec.Process.NoNewPrivileges {
 		c.seccomp()
 	}

@@ -195,6 +195,7 @@ func (c *compiler) exec() {
 		b.fail(err)
 		return
 	}
+	hold := c.waitForStart()
 	b.begin("close", "let no descriptor of the host go on into the container")
 	first := 3 + c.opt.PreserveFDs
 	b.do(unix.SYS_CLOSE_RANGE, n(first), n(^uint32(0)), n(unix.CLOSE_RANGE_CLOEXEC))
@@ -205,7 +206,60 @@ func (c *compiler) exec() {
 	empty := b.text("")
 	b.prog.ExecOp = len(*b.ops)
 	b.prog.Candidates = len(candidates)
-	b.do(int(program.ExecStub), n(program.SlotStub), n(argv), n(envp), n(program.SlotSync), n(empty))
+	b.do(int(program.ExecStub), n(program.SlotStub), n(argv), n(envp), n(program.SlotSync), n(empty), n(hold))
+}
+
+// waitForStart lets the process wait between OCI create and start. It gives the
+// FIFO's slot plus one, or 0.
+func (c *compiler) waitForStart() int {
+	if c.opt.Fifo == "" {
+		return 0
+	}
+	b := c.b
+	b.in(&b.prog.Before)
+	b.begin("hold", "open the FIFO by which start will reach the process")
+	fifo, _ := b.openat(n(cwd), c.opt.Fifo, unix.O_RDWR)
+	b.in(&b.prog.Child)
+	b.begin("hold", "wait until this process is on record")
+	b.await()
+	return int(fifo) + 1
+}
+
+// lookUp fails unless one of the paths to try is a file that may be executed.
+// It looks as the user that runs the command, so that one that is missing is an
+// error of create already; what is true at start, execve finds out. Where a
+// filter forbids to look, nothing is known.
+func (c *compiler) lookUp() {
+	b := c.b
+	candidates, err := candidatePaths(c.spec.Process.Args[0], c.spec.Process.Env)
+	if err != nil {
+		b.fail(err)
+		return
+	}
+	b.begin("exec", "look for the command "+c.spec.Process.Args[0])
+	at := b.buf(256) // struct statx
+	var found []ref
+	for i, p := range candidates {
+		last := i == len(candidates)-1
+		look := func(r ref) ref {
+			if last { // its error is the step's
+				return r.tolerate(unix.EPERM, unix.ENOSYS)
+			}
+			return r.tolerateAll()
+		}
+		st := look(b.do(unix.SYS_STATX, n(cwd), b.str(p), n(0), n(unix.STATX_TYPE), ptr(at)))
+		// stx_mode is the half word at 28 (statx(2)).
+		file := look(b.do(int(checkOp), n(at+24), n(uint64(unix.S_IFMT)<<32), n(uint64(unix.S_IFREG)<<32), n(int(unix.EACCES))))
+		may := look(b.do(unix.SYS_FACCESSAT2, n(cwd), b.str(p), n(unix.X_OK), n(unix.AT_EACCESS)))
+		b.onErrorSkipHere(st)
+		if !last {
+			b.onErrorSkipHere(file)
+			found = append(found, may)
+		}
+	}
+	for _, r := range found {
+		b.onSuccessSkipHere(r)
+	}
 }
 
 // defaultPath is what execvp(3) searches without PATH.
