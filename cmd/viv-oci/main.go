@@ -11,5 +11,5 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "monitor" {
 		monitor.Main()
 	}
-	os.Exit(run(os.Args[1:]))
+	os.Exit(cli(os.Args[1:]))
 }

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"vivarium/sandbox"
+)
+
+// launchOptions are the flags that create and run share.
+func launchOptions(o *sandbox.Options) []option {
+	return []option{
+		text("bundle", "b", &o.Bundle, "path to the root of the bundle directory, defaults to the current directory"),
+		text("console-socket", "", &o.ConsoleSocket, "path to an AF_UNIX socket which receives the master of the terminal"),
+		text("pidfd-socket", "", &o.PidFDSocket, "path to an AF_UNIX socket which receives a pidfd of the process"),
+		text("pid-file", "", &o.PidFile, "file to write the process id to"),
+		flag("no-pivot", "", &o.NoPivot, "do not use pivot_root; for a rootfs on a ramdisk"),
+		flag("no-new-keyring", "", &o.NoNewKeyring, "do not create a new session keyring for the container"),
+		number("preserve-fds", &o.PreserveFDs, "pass N additional file descriptors to the container"),
+	}
+}
+
+// finish makes paths absolute and checks the descriptors to be passed on.
+func (a *app) finish(o *sandbox.Options) error {
+	if a.systemd {
+		return errors.New("--systemd-cgroup is not supported: use the cgroupfs manager of the calling engine")
+	}
+	dir := o.Bundle
+	if dir == "" {
+		dir = "."
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("find the bundle: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(abs, &st); err != nil {
+		return fmt.Errorf("chdir %s: %w", dir, err)
+	}
+	o.Bundle = abs
+	if o.PreserveFDs, o.ExtraEnv, err = preserved(o.PreserveFDs); err != nil {
+		return err
+	}
+	return nil
+}
+
+// preserved checks the descriptors that the process is to keep, before anything
+// is opened that could take their numbers. Those of socket activation come
+// first (sd_listen_fds(3)).
+func preserved(n int) (int, []string, error) {
+	var env []string
+	if n < 0 {
+		return 0, nil, fmt.Errorf("--preserve-fds %d is below zero", n)
+	}
+	if v := os.Getenv("LISTEN_FDS"); v != "" {
+		listen, err := strconv.Atoi(v)
+		if err != nil || listen < 0 {
+			return 0, nil, fmt.Errorf("unable to convert LISTEN_FDS %q to a number", v)
+		}
+		env = []string{"LISTEN_FDS=" + v, "LISTEN_PID=1"}
+		n += listen
+	}
+	for fd := 3; fd < 3+n; fd++ {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 { // what we opened ourselves closes on exec
+			return 0, nil, fmt.Errorf("unable to pass on descriptor %d (of %d): it is not open", fd, n)
+		}
+	}
+	return n, env, nil
+}
+
+func (a *app) create() *command {
+	var o sandbox.Options
+	return &command{
+		args: "<container-id>", about: "create a container", min: 1, max: 1,
+		options: launchOptions(&o),
+		run: func(args []string) (int, error) {
+			err := a.finish(&o)
+			if err == nil {
+				err = a.runtime.Create(args[0], o)
+			}
+			return 0, failed("create", err)
+		},
+	}
+}
+
+// failed puts the name of the command before an error, as runc does.
+func failed(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %s failed: %w", program, what, err)
+}
+
+func (a *app) start() *command {
+	return &command{
+		args: "<container-id>", about: "run the command of a created container", min: 1, max: 1,
+		run: func(args []string) (int, error) { return 0, a.runtime.Start(args[0]) },
+	}
+}
+
+func (a *app) run() *command {
+	var o sandbox.Options
+	var keep, ignored bool
+	return &command{
+		args: "<container-id>", about: "create and run a container", min: 1, max: 1,
+		options: append(launchOptions(&o),
+			flag("detach", "d", &o.Detached, "detach from the container's process"),
+			flag("keep", "", &keep, "do not delete the container after it exits"),
+			flag("no-subreaper", "", &ignored, "accepted: processes that lose their parent are not adopted anyway"),
+		),
+		run: func(args []string) (int, error) {
+			err := a.finish(&o)
+			if err != nil {
+				return 0, failed("run", err)
+			}
+			code, err := a.runContainer(args[0], o, keep)
+			return code, failed("run", err)
+		},
+	}
+}
+
+func (a *app) runContainer(id string, o sandbox.Options, keep bool) (int, error) {
+	var f *foreground
+	if !o.Detached {
+		f = newForeground()
+		defer f.close()
+	}
+	p, err := a.runtime.Run(id, o)
+	if err != nil {
+		return 0, err
+	}
+	defer p.Close()
+	if f == nil {
+		return 0, nil
+	}
+	code, err := f.wait(p)
+	if err != nil || keep {
+		return code, err
+	}
+	return code, a.runtime.Delete(id, true)
+}

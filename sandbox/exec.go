@@ -1,0 +1,176 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"vivarium/sandbox/plan"
+	"vivarium/sandbox/spawn"
+	"vivarium/sandbox/state"
+)
+
+// ExecOptions are what exec takes beside the process.
+type ExecOptions struct {
+	ConsoleSocket string
+	PidFile       string
+	PidFDSocket   string
+	PreserveFDs   int
+	Detached      bool
+	IgnorePaused  bool
+	// Cgroups are paths below the container's groups, by v1 controller; the
+	// empty name is for all.
+	Cgroups map[string]string
+}
+
+// Exec runs a process in a running container. make gives it, from the spec that
+// the container was made of.
+func (r *Runtime) Exec(id string, make func(*specs.Spec) (*specs.Process, error), o ExecOptions) (*Process, error) {
+	c, err := r.open(id, false)
+	if err != nil {
+		return nil, err
+	}
+	defer c.dir.Close()
+	switch {
+	case c.status == state.Stopped || c.status == state.Creating:
+		return nil, fmt.Errorf("cannot exec in a container that is %s", c.status)
+	case c.status == state.Paused && !o.IgnorePaused:
+		return nil, errors.New("cannot exec in a paused container (use --ignore-paused to override)")
+	}
+	spec, err := c.spec()
+	if err != nil {
+		return nil, err
+	}
+	proc, err := make(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkTerminal(proc.Terminal, o.Detached, o.ConsoleSocket); err != nil {
+		return nil, err
+	}
+	pidfd, err := unix.PidfdOpen(c.rec.Pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the first process of container %s: %w", id, err)
+	}
+	defer unix.Close(pidfd)
+	if alive, err := c.rec.Alive(); err != nil || !alive {
+		return nil, errors.Join(ErrNotRunning, err)
+	}
+	return c.exec(spec, proc, pidfd, o)
+}
+
+func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, o ExecOptions) (*Process, error) {
+	target, err := c.target(o.Cgroups)
+	if err != nil {
+		return nil, err
+	}
+	p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs})
+	if err != nil {
+		return nil, err
+	}
+	child, err := spawn.Start(p.Program(), spawn.Options{Stdin: 0, Stdout: 1, Stderr: 2, NetNS: -1, PidFD: pidfd})
+	if err != nil {
+		return nil, fmt.Errorf("unable to start container process: %w", explain(err, proc.Args))
+	}
+	l := &launch{opt: Options{ConsoleSocket: o.ConsoleSocket}, out: Process{Pid: child.Pid, PidFD: -1, Master: -1}}
+	if err := l.awaitExec(child, proc.Args, c.status == state.Paused); err != nil {
+		child.Abandon()
+		l.out.Close()
+		return nil, err
+	}
+	if err := announce(o.PidFile, o.PidFDSocket, child.Pid, child.PidFD); err != nil {
+		child.Abandon()
+		l.out.Close()
+		return nil, err
+	}
+	l.out.PidFD, child.PidFD = child.PidFD, -1
+	child.Close()
+	return &l.out, nil
+}
+
+// awaitExec takes the reports of a process until it runs the command. In a
+// paused container that takes until somebody lets it go on.
+func (l *launch) awaitExec(child *spawn.Process, args []string, paused bool) error {
+	timeout := int(setupTimeout / time.Millisecond)
+	if paused {
+		timeout = -1
+	}
+	for {
+		rep, err := child.Wait(timeout)
+		if err != nil {
+			return fmt.Errorf("unable to start container process: %w", explain(err, args))
+		}
+		if rep.Kind != spawn.ReportTerminal {
+			return nil
+		}
+		if err := l.takeTerminal(rep.File); err != nil {
+			return err
+		}
+	}
+}
+
+// target finds the groups that the process enters: the container's, or those
+// below that were asked for, which must exist.
+func (c *opened) target(sub map[string]string) (plan.ExecTarget, error) {
+	h := c.rec.Cgroups
+	t := plan.ExecTarget{Pid: c.rec.Pid, CgroupDir: h.Unified}
+	used := 0
+	below := func(dir, controllers string) (string, error) {
+		for _, name := range strings.Split(controllers, ",") {
+			if s, ok := sub[name]; ok {
+				used++
+				return joinGroup(dir, s)
+			}
+		}
+		if s, ok := sub[""]; ok {
+			return joinGroup(dir, s)
+		}
+		return dir, nil
+	}
+	for _, dir := range h.V1 {
+		d, err := below(dir, controllersOf(dir, c.rec.CgroupPath))
+		if err != nil {
+			return t, err
+		}
+		t.Tasks = append(t.Tasks, d+"/tasks")
+	}
+	if s, ok := sub[""]; ok && h.Unified != "" {
+		d, err := joinGroup(h.Unified, s)
+		if err != nil && len(h.V1) == 0 {
+			return t, err
+		}
+		if err == nil {
+			t.CgroupDir = d
+		}
+	}
+	for name := range sub {
+		if name != "" && used == 0 {
+			return t, fmt.Errorf("unknown controller %s in --cgroup", name)
+		}
+	}
+	return t, nil
+}
+
+// controllersOf gives the controllers of a v1 directory: the mount point's name.
+func controllersOf(dir, path string) string {
+	mount := strings.TrimSuffix(dir, "/"+strings.Trim(path, "/"))
+	return mount[strings.LastIndexByte(mount, '/')+1:]
+}
+
+func joinGroup(dir, sub string) (string, error) {
+	for _, part := range strings.Split(sub, "/") {
+		if part == ".." {
+			return "", fmt.Errorf("%s is not a sub cgroup path", sub)
+		}
+	}
+	dir += "/" + strings.Trim(sub, "/")
+	if _, err := os.Lstat(dir); err != nil {
+		return "", fmt.Errorf("enter the cgroup %s: %w", sub, err)
+	}
+	return strings.TrimSuffix(dir, "/"), nil
+}

@@ -1,0 +1,418 @@
+// Package sandbox is an OCI runtime without a command line: it turns a spec
+// into a process, and works on the containers that it has made, whose records
+// package state keeps.
+//
+// What is to be done is compiled by package plan and carried out by package
+// spawn. Here is the order in which that, the record on disk and the control
+// groups happen, so that a command can be killed at any instant: the record
+// names the groups before they are made, and the process before it runs.
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"vivarium/sandbox/cgroup/handle"
+	"vivarium/sandbox/plan"
+	"vivarium/sandbox/spawn"
+	"vivarium/sandbox/state"
+)
+
+// Errors that callers of runtimes look for, in runc's words.
+var (
+	ErrNotRunning = errors.New("container not running")
+	ErrNotPaused  = errors.New("container not paused")
+)
+
+// Bounds of waits. They end what hangs, and are far beyond what a busy machine
+// needs.
+const (
+	lockTimeout   = 30 * time.Second
+	setupTimeout  = 2 * time.Minute
+	killTimeout   = 10 * time.Second
+	freezeTimeout = 10 * time.Second
+	startTimeout  = time.Minute
+)
+
+// Runtime works on the containers of one store.
+type Runtime struct {
+	Store state.Store
+	// Warn takes what went wrong without being an error; nil to drop it.
+	Warn func(string)
+}
+
+func (r *Runtime) warn(msg string) {
+	if r.Warn != nil {
+		r.Warn(msg)
+	}
+}
+
+// Options are what create and run take beside the bundle.
+type Options struct {
+	Bundle        string // absolute path
+	ConsoleSocket string // unix socket that takes the terminal's master
+	PidFile       string
+	PidFDSocket   string // unix socket that takes a pidfd of the process
+	PreserveFDs   int    // descriptors 3 and up that the process keeps
+	ExtraEnv      []string
+	NoPivot       bool
+	NoNewKeyring  bool
+	Detached      bool // nobody stays with the process of Run
+}
+
+// Process is one that runs in a container. Its descriptors are the caller's.
+type Process struct {
+	Pid    int
+	PidFD  int
+	Master int // of its terminal, when nobody else took it; else -1
+}
+
+// Close gives up the descriptors.
+func (p *Process) Close() {
+	for _, fd := range []*int{&p.PidFD, &p.Master} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+			*fd = -1
+		}
+	}
+}
+
+// readSpec reads a bundle's config.json.
+func readSpec(path string) (*specs.Spec, []byte, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil, fmt.Errorf("JSON specification file %s not found", filepath.Base(path))
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the spec: %w", err)
+	}
+	spec := new(specs.Spec)
+	if err := json.Unmarshal(b, spec); err != nil {
+		return nil, nil, fmt.Errorf("read the spec %s: %w", path, err)
+	}
+	return spec, b, nil
+}
+
+// launch is a container on its way to be one.
+type launch struct {
+	r    *Runtime
+	opt  Options
+	spec *specs.Spec
+	raw  []byte
+	plan *plan.Plan
+	dir  *state.Dir
+	rec  *state.State
+	proc *spawn.Process
+	out  Process
+}
+
+// Create makes a container whose process waits for Start, without anybody who
+// waits with it.
+func (r *Runtime) Create(id string, o Options) error {
+	l, err := r.launch(id, o, true)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	return nil
+}
+
+// Run makes a container and runs its command.
+func (r *Runtime) Run(id string, o Options) (*Process, error) {
+	l, err := r.launch(id, o, false)
+	if err != nil {
+		return nil, err
+	}
+	out := l.out
+	out.PidFD, l.proc.PidFD = l.proc.PidFD, -1
+	l.out.Master = -1
+	l.close()
+	return &out, nil
+}
+
+func (r *Runtime) launch(id string, o Options, hold bool) (l *launch, err error) {
+	l = &launch{r: r, opt: o, out: Process{PidFD: -1, Master: -1}}
+	if err := state.CheckID(id); err != nil {
+		return nil, err
+	}
+	if l.spec, l.raw, err = readSpec(filepath.Join(o.Bundle, state.SpecFile)); err != nil {
+		return nil, err
+	}
+	if err := l.check(hold || o.Detached); err != nil {
+		return nil, err
+	}
+	if l.dir, err = r.Store.Reserve(id); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.abort())
+			l.close()
+		}
+	}()
+	if err = l.record(hold); err != nil {
+		return l, err
+	}
+	if err = l.start(hold); err != nil {
+		return l, fmt.Errorf("unable to start container process: %w", err)
+	}
+	return l, l.announce()
+}
+
+// check refuses what cannot be, before a name is taken.
+func (l *launch) check(detached bool) error {
+	p := l.spec.Process
+	if p == nil || l.spec.Linux == nil || l.spec.Root == nil {
+		return errors.New("the spec must have process, linux and root")
+	}
+	if err := checkTerminal(p.Terminal, detached, l.opt.ConsoleSocket); err != nil {
+		return err
+	}
+	p.Env = append(p.Env, l.opt.ExtraEnv...)
+	return nil
+}
+
+// checkTerminal: a terminal needs somebody who reads from it. The words are runc's.
+func checkTerminal(terminal, detached bool, socket string) error {
+	switch {
+	case terminal && detached && socket == "":
+		return errors.New("cannot allocate tty if runc will detach without setting console socket")
+	case !(terminal && detached) && socket != "":
+		return errors.New("cannot use console socket if runc will not detach or allocate tty")
+	}
+	return nil
+}
+
+// record compiles the plan and writes down what it will make.
+func (l *launch) record(hold bool) error {
+	id := l.dir.ID
+	if l.spec.Linux.CgroupsPath == "" {
+		l.spec.Linux.CgroupsPath = "/viv/" + id
+	}
+	root := l.spec.Root.Path
+	if !filepath.IsAbs(root) {
+		root = filepath.Join(l.opt.Bundle, root)
+	}
+	o := plan.Options{ID: id, BundleDir: l.opt.Bundle, Hold: !hold, PreserveFDs: l.opt.PreserveFDs,
+		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true}
+	if hold {
+		o.Fifo = l.dir.File(state.FifoFile)
+	}
+	var err error
+	if l.plan, err = plan.Compile(l.spec, o); err != nil {
+		return err
+	}
+	groups := l.plan.Cgroups()
+	if err := refuseUsed(groups.Handle); err != nil {
+		return err
+	}
+	l.rec = &state.State{OCIVersion: specs.Version, ID: id, Bundle: l.opt.Bundle, Rootfs: root,
+		Created: time.Now().UTC(), Annotations: l.spec.Annotations,
+		CgroupPath: l.spec.Linux.CgroupsPath, Cgroups: groups.Handle, SharedPids: sharedPids(l.spec), Held: hold}
+	if err := l.dir.WriteSpecLocked(l.raw); err != nil {
+		return err
+	}
+	if hold {
+		if _, err := l.dir.MakeFifoLocked(); err != nil {
+			return err
+		}
+	}
+	return l.dir.SaveLocked(l.rec)
+}
+
+func sharedPids(s *specs.Spec) bool {
+	for _, n := range s.Linux.Namespaces {
+		if n.Type == specs.PIDNamespace && n.Path == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// refuseUsed: a group with processes belongs to somebody, whom deleting this
+// container would kill.
+func refuseUsed(h handle.Handle) error {
+	there := false
+	for _, dir := range append([]string{h.Unified}, h.V1...) {
+		there = there || dir != "" && unix.Access(dir, unix.F_OK) == nil
+	}
+	if !there {
+		return nil
+	}
+	pids, err := h.Procs()
+	if err != nil {
+		return err
+	}
+	if len(pids) > 0 {
+		return fmt.Errorf("container's cgroup is not empty: %d process(es) found", len(pids))
+	}
+	return nil
+}
+
+// start runs the plan until the process waits for start, or runs the command.
+func (l *launch) start(hold bool) error {
+	args := l.spec.Process.Args
+	var err error
+	l.proc, err = spawn.Start(l.plan.Program(), spawn.Options{Stdin: 0, Stdout: 1, Stderr: 2, NetNS: -1, PidFD: -1})
+	if err != nil {
+		return explain(err, args)
+	}
+	if l.rec.Pid, err = l.proc.Pid, l.recordProcess(); err != nil {
+		return err
+	}
+	l.out.Pid = l.proc.Pid
+	// The byte waits in the socket until the process comes to read it.
+	if err := l.proc.Go(); err != nil && err != unix.EPIPE {
+		return fmt.Errorf("let the process go on: %w", err)
+	}
+	for {
+		rep, err := l.proc.Wait(int(setupTimeout / time.Millisecond))
+		switch {
+		case err != nil:
+			return explain(err, args)
+		case rep.Kind == spawn.ReportTerminal:
+			if err := l.takeTerminal(rep.File); err != nil {
+				return err
+			}
+		case rep.Kind == spawn.ReportReady && !hold:
+			// It has its byte already.
+		default:
+			return nil
+		}
+	}
+}
+
+func (l *launch) recordProcess() error {
+	p, err := state.ReadProcess(l.proc.Pid)
+	if err != nil {
+		return fmt.Errorf("look at process %d: %w", l.proc.Pid, err)
+	}
+	l.rec.Pid, l.rec.StartTime = l.proc.Pid, p.StartTime
+	return l.dir.SaveLocked(l.rec)
+}
+
+// takeTerminal hands the terminal's master on.
+func (l *launch) takeTerminal(master int) error {
+	if l.opt.ConsoleSocket == "" {
+		l.out.Master = master
+		return nil
+	}
+	defer unix.Close(master)
+	if err := sendFile(l.opt.ConsoleSocket, "/dev/ptmx", master); err != nil {
+		return fmt.Errorf("send the terminal to the console socket: %w", err)
+	}
+	return nil
+}
+
+// announce tells those who wait that there is a process.
+func (l *launch) announce() error {
+	return announce(l.opt.PidFile, l.opt.PidFDSocket, l.proc.Pid, l.proc.PidFD)
+}
+
+func announce(pidFile, socket string, pid, pidfd int) error {
+	if socket != "" {
+		if err := sendFile(socket, "pidfd", pidfd); err != nil {
+			return fmt.Errorf("send the pidfd to the pidfd socket: %w", err)
+		}
+	}
+	if pidFile == "" {
+		return nil
+	}
+	if err := state.Replace(pidFile, fmt.Append(nil, pid), 0o644); err != nil {
+		return fmt.Errorf("write the pid file: %w", err)
+	}
+	return nil
+}
+
+// abort undoes a launch that failed.
+func (l *launch) abort() error {
+	if l.proc != nil {
+		l.proc.Abandon()
+	}
+	if l.rec != nil {
+		if err := removeGroups(l.rec.Cgroups); err != nil {
+			return err // the record stays: delete finds what is left
+		}
+	}
+	return l.dir.RemoveLocked()
+}
+
+func (l *launch) close() {
+	l.out.Close()
+	if l.proc != nil {
+		l.proc.Close()
+	}
+	l.dir.Close()
+}
+
+// removeGroups ends what runs in a container's groups, and removes them.
+func removeGroups(h handle.Handle) error {
+	if err := h.Kill(killTimeout); err != nil {
+		return fmt.Errorf("kill the processes of the container: %w", err)
+	}
+	if err := h.Remove(killTimeout); err != nil {
+		return fmt.Errorf("remove the control groups of the container: %w", err)
+	}
+	return nil
+}
+
+// sendFile sends a descriptor over a unix socket, with a name (unix(7)).
+func sendFile(path, name string, fd int) error {
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	if err := unix.Connect(s, &unix.SockaddrUnix{Name: path}); err != nil {
+		return fmt.Errorf("connect to %s: %w", path, err)
+	}
+	if err := unix.Sendmsg(s, []byte(name), unix.UnixRights(fd), nil, 0); err != nil {
+		return fmt.Errorf("send to %s: %w", path, err)
+	}
+	return nil
+}
+
+// explain says in runc's words why a command could not be executed; callers
+// find exit codes by them.
+func explain(err error, args []string) error {
+	var e *spawn.Error
+	if !errors.As(err, &e) || e.Step.Kind != "exec" || len(args) == 0 {
+		return err
+	}
+	return &ExecError{Name: args[0], Err: e.Errno}
+}
+
+// ExecError says that the command itself could not be executed.
+type ExecError struct {
+	Name string
+	Err  unix.Errno
+}
+
+func (e *ExecError) Error() string {
+	cause := e.Err.Error()
+	if e.Err == unix.ENOENT || e.Err == unix.ENOTDIR {
+		cause = "stat " + e.Name + ": " + cause
+		if !hasSlash(e.Name) {
+			cause = "executable file not found in $PATH"
+		}
+	}
+	return fmt.Sprintf("exec: %q: %s", e.Name, cause)
+}
+
+func (e *ExecError) Unwrap() error { return e.Err }
+
+func hasSlash(s string) bool {
+	for i := range len(s) {
+		if s[i] == '/' {
+			return true
+		}
+	}
+	return false
+}
