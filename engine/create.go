@@ -29,7 +29,7 @@ func (r *run) makeRecord(ctx context.Context) (err error) {
 	if err := r.effective(ctx, c); err != nil {
 		return err
 	}
-	if err := c.checkLog(); err != nil {
+	if err := errors.Join(c.checkLog(), c.checkNetwork()); err != nil {
 		return err
 	}
 	if r.dry {
@@ -39,7 +39,7 @@ func (r *run) makeRecord(ctx context.Context) (err error) {
 		r.c = c
 		return r.dryMounts()
 	}
-	if r.flight, err = r.e.takeFlight(c.ID, ""); err != nil {
+	if r.flight, err = r.e.takeFlight(ctx, c.ID, ""); err != nil {
 		return err
 	}
 	if c.Name, err = r.e.reserveName(r.opt.Name, c.ID); err != nil {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -22,21 +23,18 @@ type flight struct {
 }
 
 // takeFlight makes and locks the marker of id, with the name that the container will have.
-func (e *Engine) takeFlight(id, name string) (*flight, error) {
+func (e *Engine) takeFlight(ctx context.Context, id, name string) (*flight, error) {
 	path := e.flightsDir() + "/" + id
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			return nil, fmt.Errorf("mark container %s as in flight: %w", short(id), err)
 		}
-		if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, errorf(ErrBusy, "another command is at work on container %s", short(id))
-			}
+		// A sweep that comes between open and flock holds it for a moment, and
+		// may remove the file.
+		if err := flockContext(ctx, f); err != nil {
 			return nil, fmt.Errorf("mark container %s as in flight: %w", short(id), err)
 		}
-		// A sweep may have removed the file between open and flock.
 		if sameFile(f, path) {
 			fl := &flight{id: id, path: path, file: f}
 			return fl, fl.setName(name)

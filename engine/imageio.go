@@ -117,7 +117,10 @@ type RootFS struct {
 // InspectImage gives everything about an image.
 func (e *Engine) InspectImage(ctx context.Context, ref string) (*ImageInspection, error) {
 	if ref == hostImage {
-		src := hostSource()
+		src, err := e.hostSource(true)
+		if err != nil {
+			return nil, err
+		}
 		return &ImageInspection{ID: hostImage, RepoTags: []string{hostImage}, RepoDigests: []string{}, Config: src.Config, Os: "linux",
 			Architecture: image.DefaultPlatform().Architecture, GraphDriver: GraphDriver{Name: "overlay2", Data: map[string]string{"LowerDir": "/"}}}, nil
 	}

@@ -99,7 +99,7 @@ func (e *Engine) newMatcher(opt ListOptions) (*matcher, error) {
 	f := opt.Filters
 	m := &matcher{f: f}
 	_, status := f["status"]
-	m.onlyRunning = !opt.All && opt.Last == 0 && !status
+	m.onlyRunning = !opt.All && opt.Last <= 0 && !status
 	for _, s := range f["status"] {
 		if !slices.Contains([]string{"created", "restarting", "running", "removing", "paused", "exited", "dead"}, s) {
 			return nil, errorf(ErrInvalid, "invalid filter 'status=%s'", s)

@@ -111,6 +111,9 @@ func readLogs(path string, opt LogsOptions, fn func(LogLine) error) error {
 	}
 	defer closeAll(files)
 	_, err = emitLogs(files, opt, fn)
+	if errors.Is(err, errPastUntil) {
+		return nil
+	}
 	return err
 }
 

@@ -32,6 +32,16 @@ func (c *Container) bridged() bool { return c.networkMode() == bridgeNetwork }
 
 func (e *Engine) network() *network.Manager { return network.Open(e.State) }
 
+// checkNetwork refuses networks that are not there.
+func (c *Container) checkNetwork() error {
+	switch m := c.networkMode(); {
+	case m == bridgeNetwork, m == "host", m == "none", strings.HasPrefix(m, "container:"):
+		return nil
+	default:
+		return errorf(ErrInvalid, "network %s not found", m)
+	}
+}
+
 // attachNetwork begins to attach a bridged container, in the background.
 func (r *run) attachNetwork(ctx context.Context) (err error) {
 	if !r.c.bridged() {

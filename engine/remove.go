@@ -54,7 +54,7 @@ func (e *Engine) Remove(ctx context.Context, ref string, opt RemoveOptions) erro
 	if live(st) && processAlive(st) { // started again meanwhile
 		return cannotRemove(c, ref, st)
 	}
-	return e.removeLocked(c, st, opt)
+	return e.removeLocked(ctx, c, st, opt)
 }
 
 func cannotRemove(c *Container, ref string, st wire.Status) error {
@@ -64,14 +64,14 @@ func cannotRemove(c *Container, ref string, st wire.Status) error {
 	return errorf(ErrRunning, "cannot remove container %q: container is %s: stop the container before removing or force remove", "/"+c.Name, st.State)
 }
 
-func (e *Engine) removeLocked(c *Container, st wire.Status, opt RemoveOptions) error {
+func (e *Engine) removeLocked(ctx context.Context, c *Container, st wire.Status, opt RemoveOptions) error {
 	if err := e.afterEndLocked(c, st.ExitCode); err != nil {
 		return err
 	}
 	if !e.hasRecord(c.ID) {
 		return nil // it went with its end
 	}
-	fl, err := e.takeFlight(c.ID, c.Name)
+	fl, err := e.takeFlight(ctx, c.ID, c.Name)
 	if err != nil {
 		return err
 	}

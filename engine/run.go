@@ -23,6 +23,9 @@ import (
 type RunOptions struct {
 	bundle.Options
 
+	// Attached says that the caller stays to the end and calls Finish; the
+	// monitor cleans up if it goes away before.
+	Attached bool
 	// Progress hears of an image that has to be pulled first; may be nil.
 	Progress PullProgress
 }
@@ -133,6 +136,10 @@ func (r *run) handOver(ctx context.Context) error {
 	}
 	if r.session, err = launch.Run(ctx, cfg, files); err != nil {
 		return fmt.Errorf("start container %s: %w", r.c.Name, err)
+	}
+	if r.opt.Attached {
+		// At once: a short command has ended before Started is here.
+		_ = r.session.TakeCleanup() // fails with the session, which the next Recv tells
 	}
 	return nil
 }
@@ -266,14 +273,6 @@ type Handle struct {
 
 	e      *Engine
 	flight *flight
-}
-
-// Own makes this process the one that cleans up after the container's end.
-func (h *Handle) Own() error {
-	if err := h.Session.TakeCleanup(); err != nil {
-		return fmt.Errorf("take the cleanup of container %s: %w", h.Container.Name, err)
-	}
-	return nil
 }
 
 // Detach leaves the container to its monitor.

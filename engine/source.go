@@ -10,28 +10,12 @@ import (
 	"vivarium/unionfs"
 )
 
-// hostImage is the name of the built-in image: the machine's own root file
-// system as the lower layer.
-const hostImage = "host"
-
 // source is what a container's files and defaults come from.
 type source struct {
 	ID     string // "sha256:…", or "host"
 	Config ispec.ImageConfig
 	Layers []string // the layers' directories, base first; none of the image host
 	Lower  []string // the same as overlay wants them: top-most first
-}
-
-// hostSource shows "/" without what is mounted on it: overlay does not cross mounts.
-func hostSource() *source {
-	return &source{
-		ID: hostImage,
-		Config: ispec.ImageConfig{
-			Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-			Cmd: []string{"sh"},
-		},
-		Lower: []string{"/"},
-	}
 }
 
 // recipe says how the container's layers and its own one become one tree.

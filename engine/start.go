@@ -8,13 +8,14 @@ import (
 )
 
 // Start starts a container that was made before or has ended. The handle is as
-// that of Run. A container that runs already gives a nil handle and no error.
-func (e *Engine) Start(ctx context.Context, ref string) (h *Handle, err error) {
+// that of Run, and attached is as RunOptions.Attached. A container that runs already gives a nil handle and no error.
+func (e *Engine) Start(ctx context.Context, ref string, attached bool) (h *Handle, err error) {
 	c, err := e.Container(ref)
 	if err != nil {
 		return nil, err
 	}
 	r := &run{e: e, c: c}
+	r.opt.Attached = attached
 	defer func() { r.undo(&err) }()
 	up, err := r.takeRecord(ctx)
 	if err != nil || up {
@@ -66,7 +67,7 @@ func (r *run) takeRecord(ctx context.Context) (up bool, err error) {
 	if !r.e.hasRecord(id) {
 		return false, noSuchContainer(id)
 	}
-	if r.flight, err = r.e.takeFlight(id, c.Name); err != nil {
+	if r.flight, err = r.e.takeFlight(ctx, id, c.Name); err != nil {
 		return false, err
 	}
 	r.c, r.opt.Options = c, c.Options
@@ -93,7 +94,7 @@ func (e *Engine) Restart(ctx context.Context, ref string, opt StopOptions) error
 	if err := e.Stop(ctx, c.ID, opt); err != nil {
 		return err
 	}
-	h, err := e.Start(ctx, c.ID)
+	h, err := e.Start(ctx, c.ID, false)
 	if err != nil {
 		return err
 	}

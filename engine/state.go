@@ -173,6 +173,17 @@ func drainSession(ctx context.Context, s *client.Session) (code int, exited bool
 	}
 }
 
+// Recv is the session's Recv, but for one thing: a monitor that ends before it
+// has read all that we sent resets the socket, and the kernel tells that once
+// before it gives what the monitor said last.
+func Recv(s *client.Session) (client.Message, error) {
+	m, err := s.Recv()
+	if errors.Is(err, io.EOF) {
+		return s.Recv()
+	}
+	return m, err
+}
+
 // recv is Recv that also returns when the context ends. The session is of no
 // use then: its reader may still wait, until the session is closed.
 func recv(ctx context.Context, s *client.Session) (client.Message, error) {
@@ -182,7 +193,7 @@ func recv(ctx context.Context, s *client.Session) (client.Message, error) {
 	}
 	got := make(chan result, 1)
 	go func() {
-		m, err := s.Recv()
+		m, err := Recv(s)
 		got <- result{m, err}
 	}()
 	select {

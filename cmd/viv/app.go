@@ -137,10 +137,10 @@ func (a *app) fail(cmd *cobra.Command, err error) int {
 	isRun := path == "viv run" || path == "viv container run"
 	switch {
 	case errors.As(err, &usage):
-		fmt.Fprintf(a.err, "viv: %s.\nSee '%s --help'.\n", strings.TrimSuffix(usage.msg, "."), path)
+		fmt.Fprintf(a.err, "viv: %s. See '%s --help'.\n", strings.TrimSuffix(message(usage), "."), path)
 		return codeEngine
 	case isRun:
-		fmt.Fprintf(a.err, "viv: %s.\nSee '%s --help'.\n", strings.TrimSuffix(message(err), "."), path)
+		fmt.Fprintf(a.err, "viv: %s. See '%s --help'.\n", strings.TrimSuffix(message(err), "."), path)
 	default:
 		fmt.Fprintf(a.err, "viv: %s\n", message(err))
 	}

@@ -97,7 +97,7 @@ func (a *app) rootCommand(args []string) *cobra.Command {
 		SilenceUsage:  true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("'%s' is not a viv command.\nSee 'viv --help'", args[0])
+				return usagef("'%s' is not a viv command", args[0])
 			}
 			return nil
 		},

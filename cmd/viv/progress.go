@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -15,7 +16,15 @@ import (
 )
 
 // progress shows the pull of a container's image, on standard error as Docker's run does.
-func (a *app) progress(quiet bool) engine.PullProgress { return newPullPrinter(a, a.err, quiet) }
+// Where it is no terminal, only a pull that succeeds is told of: what failed is
+// one line, the error.
+func (a *app) progress(quiet bool) engine.PullProgress {
+	p := newPullPrinter(a, a.err, quiet)
+	if !p.live {
+		p.held, p.w = a.err, &p.buf
+	}
+	return p
+}
 
 func newPullPrinter(a *app, w io.Writer, quiet bool) *pullPrinter {
 	p := &pullPrinter{w: w, quiet: quiet}
@@ -31,6 +40,8 @@ type pullPrinter struct {
 	w      io.Writer
 	quiet  bool
 	live   bool
+	held   io.Writer // where buf goes in the end; nil: nothing is held back
+	buf    bytes.Buffer
 	layers []digest.Digest
 	state  map[digest.Digest]registry.Status
 }
@@ -106,5 +117,9 @@ func (p *pullPrinter) End(r registry.Result) {
 		fmt.Fprintf(p.w, "Status: Downloaded newer image%s\n", name)
 	} else {
 		fmt.Fprintf(p.w, "Status: Image is up to date%s\n", name)
+	}
+	if p.held != nil {
+		p.held.Write(p.buf.Bytes())
+		p.buf.Reset()
 	}
 }

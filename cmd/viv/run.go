@@ -65,7 +65,7 @@ func (r *runCommand) run(ctx context.Context, a *app, args []string) error {
 	if rows, cols, ok := a.terminalSize(); ok && o.Config.Tty {
 		o.HostConfig.ConsoleSize = [2]uint{uint(rows), uint(cols)}
 	}
-	h, err := e.Run(ctx, engine.RunOptions{Options: o, Progress: a.progress(r.flags.quiet)})
+	h, err := e.Run(ctx, engine.RunOptions{Options: o, Attached: !r.detach, Progress: a.progress(r.flags.quiet)})
 	if err != nil {
 		return err
 	}
@@ -92,9 +92,6 @@ func (r *runCommand) foreground(ctx context.Context, a *app, e *engine.Engine, h
 
 // attached stays with a container to its end, and cleans up after it.
 func (a *app) attached(ctx context.Context, e *engine.Engine, h *engine.Handle, s *streams) error {
-	if err := h.Own(); err != nil {
-		return err
-	}
 	swept := make(chan error, 1)
 	go func() { swept <- e.Sweep(ctx) }() // while the container runs
 	code, err := s.run(ctx)
@@ -190,7 +187,7 @@ func newStart(a *app) *cobra.Command {
 		}
 		if !attach && !interactive {
 			err := a.each(args, func(ref string) (string, error) {
-				h, err := e.Start(ctx, ref)
+				h, err := e.Start(ctx, ref, false)
 				if err != nil || h == nil {
 					return ref, err
 				}
@@ -217,7 +214,7 @@ func (a *app) startAttached(ctx context.Context, e *engine.Engine, ref string, k
 	if err := a.checkTTY(stdin, tty); err != nil {
 		return err
 	}
-	h, err := e.Start(ctx, ctr.ID)
+	h, err := e.Start(ctx, ctr.ID, true)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"vivarium/engine"
 	"vivarium/monitor/client"
 )
 
@@ -67,7 +68,7 @@ func (s *streams) run(ctx context.Context) (code int, err error) {
 // drain writes the output until the end.
 func (s *streams) drain() (int, error) {
 	for {
-		m, err := s.session.Recv()
+		m, err := engine.Recv(s.session)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				return 0, errors.New("the container's monitor ended before it told the exit code")
@@ -206,7 +207,8 @@ func (a *app) terminalSize() (rows, cols uint16, ok bool) {
 // checkTTY refuses -it where our input is no terminal.
 func (a *app) checkTTY(attachStdin, tty bool) error {
 	if attachStdin && tty && !term.IsTerminal(int(a.in.Fd())) {
-		return errors.New("the input device is not a TTY")
+		fmt.Fprintln(a.err, "the input device is not a TTY")
+		return exitError{codeError}
 	}
 	return nil
 }
