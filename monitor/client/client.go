@@ -221,9 +221,11 @@ func (s *Session) Recv() (Message, error) {
 	for {
 		n, err := unix.Read(s.conn, s.buf)
 		switch {
-		case err == unix.EINTR:
+		case err == unix.EINTR || err == unix.ECONNRESET:
+			// A reset tells, once, that the monitor ended with a message of ours
+			// unread. What it had sent before is there still.
 			continue
-		case err == unix.ECONNRESET || (err == nil && n == 0):
+		case err == nil && n == 0:
 			return Message{}, io.EOF
 		case err != nil:
 			return Message{}, fmt.Errorf("read from the monitor: %w", err)

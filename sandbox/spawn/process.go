@@ -52,12 +52,11 @@ func (p *Process) recv(timeout int) (Report, int, error) {
 	var err error
 	for {
 		n, oobn, _, _, err = syscall.Recvmsg(p.sync, buf, oob[:], syscall.MSG_CMSG_CLOEXEC)
-		if err != syscall.EINTR {
+		// A reset tells, once, that the child ended with our byte unread; what it
+		// had reported before is there still.
+		if err != syscall.EINTR && err != syscall.ECONNRESET {
 			break
 		}
-	}
-	if err == syscall.ECONNRESET { // the peer ended with our byte unread
-		return Report{}, 0, nil
 	}
 	if err != nil || n == 0 {
 		return Report{}, 0, err
