@@ -86,7 +86,7 @@ func (b *bench) preparePodman() *engine {
 	e := &engine{
 		name: "podman", image: "localhost/bench:latest", pull: []string{"pull", "-q", "--tls-verify=false"},
 		// Its defaults are above the hard limits of a machine without CAP_SYS_RESOURCE.
-		flags: []string{"--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"},
+		flags: []string{"--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000", "--cgroup-parent", groupParent},
 		// Without -t it gives each container ten seconds to end by itself.
 		remove: []string{"rm", "-f", "-t", "0"},
 	}
@@ -123,7 +123,8 @@ func (b *bench) prepareDocker() *engine {
 	socket := filepath.Join(b.dir, "docker.sock")
 	e.prefix = []string{client, "-H", "unix://" + socket}
 	err = b.daemon("dockerd", socket, daemon,
-		"--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "--host", "unix://"+socket)
+		"--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid", "--host", "unix://"+socket,
+		"--cgroup-parent", groupParent)
 	if err != nil {
 		e.absent = err.Error()
 		return e

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -76,11 +77,24 @@ func start(o options) error {
 func enter() error {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Args[0] = os.Args[0]
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
-	// Both get a terminal's interrupt; only the child has something to do about it.
-	signal.Ignore(os.Interrupt)
-	err := cmd.Run()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("enter namespaces of our own: %w", err)
+	}
+	// The child has to clean up: this process stays until it has. A terminal's
+	// interrupt reaches both, a SIGTERM only this one.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		for sig := range signals {
+			if sig == syscall.SIGTERM {
+				_ = cmd.Process.Signal(sig)
+			}
+		}
+	}()
+	err := cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		os.Exit(exit.ExitCode())
@@ -99,10 +113,22 @@ func isolate() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("set the loopback link up: %w", err)
 	}
+	// The peers write outside of the directories that they are given; nobody else is
+	// to see that, and a containerd of the machine is not to be used.
+	for _, dir := range []string{"/run", "/var/lib/containers"} {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
+			return fmt.Errorf("hide %s: %w", dir, err)
+		}
+	}
 	const unified = "/sys/fs/cgroup/unified"
 	var st unix.Statfs_t
 	if err := unix.Statfs(unified, &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-		if err := unix.Unmount(unified, 0); err != nil {
+		// Not unmounted: the peers would make directories on what is below, which is
+		// the host's.
+		if err := unix.Mount("tmpfs", unified, "tmpfs", 0, "mode=0755"); err != nil {
 			return fmt.Errorf("hide the v2 hierarchy: %w", err)
 		}
 	}
@@ -172,19 +198,38 @@ func unmountBelow(dir string) error {
 	return errors.Join(errs...)
 }
 
-// removeGroups removes the empty control groups that the peers leave. Those in use
-// by another engine are not empty and stay.
+// groupParent is the control group under which the peers put theirs.
+const groupParent = "/viv-bench"
+
+// removeGroups removes what the peers leave of their control groups.
 func removeGroups() error {
-	for _, name := range []string{"docker", "libpod_parent", "runc-bench", "viv"} {
-		for _, pattern := range []string{"/sys/fs/cgroup/*/" + name, "/sys/fs/cgroup/" + name} {
-			dirs, err := filepath.Glob(pattern)
-			if err != nil {
-				return err
-			}
-			for _, dir := range dirs {
-				_ = os.Remove(dir)
+	var errs []error
+	for _, pattern := range []string{"/sys/fs/cgroup/*" + groupParent, "/sys/fs/cgroup" + groupParent} {
+		tops, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		for _, top := range tops {
+			var st unix.Statfs_t
+			if err := unix.Statfs(top, &st); err == nil && st.Type != unix.TMPFS_MAGIC {
+				errs = append(errs, removeTree(top))
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// removeTree removes a directory of control groups, the inner ones first.
+func removeTree(top string) error {
+	var dirs []string
+	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	for _, dir := range slices.Backward(dirs) {
+		err = errors.Join(err, os.Remove(dir))
+	}
+	return err
 }

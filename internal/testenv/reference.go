@@ -38,10 +38,28 @@ func referenceEngine(t testing.TB) *Instance {
 	}
 	e := &Instance{
 		Root: filepath.Join(tempDir(), "d"), State: filepath.Join(tempDir(), "x"), Reference: true, t: t,
-		prefix: []string{"docker", "-H", "unix://" + reference.socket},
+		prefix: []string{dockerClient(), "-H", "unix://" + reference.socket},
 	}
 	t.Cleanup(e.removeContainers)
 	return e
+}
+
+// dockerClient prefers Debian's client, which belongs to Debian's daemon; another in
+// the path may be newer.
+func dockerClient() string {
+	const debian = "/usr/bin/docker"
+	if _, err := os.Stat(debian); err == nil {
+		return debian
+	}
+	return "docker"
+}
+
+// removeGroups removes the empty control groups that dockerd leaves behind.
+func removeGroups(parent string) {
+	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + parent)
+	for _, dir := range append(dirs, "/sys/fs/cgroup"+parent) {
+		_ = os.Remove(dir)
+	}
 }
 
 // startDocker starts dockerd on directories of its own, away from the host's
@@ -49,6 +67,7 @@ func referenceEngine(t testing.TB) *Instance {
 func startDocker() (string, error) {
 	dir := tempDir()
 	socket := filepath.Join(dir, "docker.sock")
+	parent := fmt.Sprintf("/viv-reference-%d", os.Getpid())
 	logFile, err := os.Create(filepath.Join(dir, "dockerd.log"))
 	if err != nil {
 		return "", err
@@ -57,7 +76,7 @@ func startDocker() (string, error) {
 	cmd := exec.Command("dockerd",
 		"--data-root", filepath.Join(dir, "d"), "--exec-root", filepath.Join(dir, "x"),
 		"--pidfile", filepath.Join(dir, "dockerd.pid"), "--host", "unix://"+socket,
-		"--bridge=none", "--iptables=false", "--ip6tables=false")
+		"--cgroup-parent", parent, "--bridge=none", "--iptables=false", "--ip6tables=false")
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -76,12 +95,7 @@ func startDocker() (string, error) {
 		for _, name := range []string{"d", "x", "docker.sock", "dockerd.pid", "dockerd.log"} {
 			_ = os.RemoveAll(filepath.Join(dir, name))
 		}
-		// dockerd leaves its empty parent groups behind; one in use by another
-		// daemon is not empty, or is made again by it.
-		groups, _ := filepath.Glob("/sys/fs/cgroup/*/docker")
-		for _, group := range append(groups, "/sys/fs/cgroup/docker") {
-			_ = os.Remove(group)
-		}
+		removeGroups(parent)
 	})
 	if err := answers(socket, exited); err != nil {
 		text, _ := os.ReadFile(logFile.Name())

@@ -64,7 +64,9 @@ func fails(t *testing.T, res testenv.Result, code int, words ...string) {
 		t.Errorf("failed without a word: %v", res)
 	}
 	if !testenv.Reference() {
-		if lines := strings.Count(strings.TrimSpace(res.Stderr), "\n") + 1; lines != 1 {
+		// A hint at the help may follow, as Docker's does.
+		message, _, _ := strings.Cut(strings.TrimSpace(res.Stderr), "\nSee 'viv ")
+		if lines := strings.Count(message, "\n") + 1; lines != 1 {
 			t.Errorf("want one clear line on stderr, got %d: %v", lines, res)
 		}
 	}
