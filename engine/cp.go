@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -129,7 +130,72 @@ func (e *Engine) Diff(ctx context.Context, ref string) ([]layer.Change, error) {
 		return nil, fmt.Errorf("open the layer of container %s: %w", c.Name, err)
 	}
 	defer upper.Close()
-	return layer.Changes(ctx, upper, src.Lower)
+	changes, err := layer.Changes(ctx, upper, src.Lower)
+	if err != nil {
+		return nil, err
+	}
+	return forget(changes, e.ourChanges(c, int(upper.Fd()))), nil
+}
+
+// ourChanges are the paths in a container's layer that the engine made, not the
+// container: where the image lacks what is mounted over, and what hides the
+// engine itself. Docker has these in a layer of their own.
+func (e *Engine) ourChanges(c *Container, upper int) []string {
+	list := []string{"/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/sbin/docker-init"}
+	// One that has something in it is the container's all the same.
+	list = slices.DeleteFunc(list, func(p string) bool { return !isHollow(upper, p[1:]) })
+	if c.ImageID == hostImage {
+		if hidden, err := e.onRootFS(); err == nil {
+			list = append(list, hidden...)
+		}
+	}
+	return list
+}
+
+// isHollow tells whether a path of a layer is an empty file or directory.
+func isHollow(dir int, path string) bool {
+	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return false
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	if st.IsDir() {
+		names, err := f.Readdirnames(1)
+		return len(names) == 0 && errors.Is(err, io.EOF)
+	}
+	return st.Mode().IsRegular() && st.Size() == 0
+}
+
+// forget takes paths out of a list of changes, and the directories above them
+// that are on it for no other reason.
+func forget(changes []layer.Change, paths []string) []layer.Change {
+	above := map[string]bool{}
+	changes = slices.DeleteFunc(changes, func(ch layer.Change) bool {
+		if ch.Kind == layer.Modified || !slices.Contains(paths, ch.Path) {
+			return false
+		}
+		for dir := filepath.Dir(ch.Path); dir != "/"; dir = filepath.Dir(dir) {
+			above[dir] = true
+		}
+		return true
+	})
+	// From the end: what is below a directory sorts after it.
+	for i := len(changes) - 1; i >= 0; i-- {
+		ch := changes[i]
+		if ch.Kind != layer.Modified || !above[ch.Path] {
+			continue
+		}
+		if slices.ContainsFunc(changes[i+1:], func(c layer.Change) bool { return strings.HasPrefix(c.Path, ch.Path+"/") }) {
+			continue
+		}
+		changes = slices.Delete(changes, i, i+1)
+	}
+	return changes
 }
 
 // sizes gives what the container's layer holds, and that with its image's layers.

@@ -103,6 +103,11 @@ func (r *run) commit() (err error) {
 	if err := os.Chmod(tmp+"/upper", mode); err != nil {
 		return err
 	}
+	if r.image.ID == hostImage {
+		if err := r.e.hideEngine(tmp + "/upper"); err != nil {
+			return err
+		}
+	}
 	if err := os.Mkdir(tmp+"/work", 0o700); err != nil {
 		return err
 	}

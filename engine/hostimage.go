@@ -3,7 +3,6 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,14 +15,9 @@ import (
 // system as the lower layer.
 const hostImage = "host"
 
-// hostSource shows "/" without what is mounted on it, for overlay does not cross
-// mounts, and without the engine's own directories.
-func (e *Engine) hostSource(dry bool) (*source, error) {
-	mask, err := e.hostMask(dry)
-	if err != nil {
-		return nil, fmt.Errorf("hide the engine's directories from the image %s: %w", hostImage, err)
-	}
-	src := &source{
+// hostSource shows "/" without what is mounted on it: overlay does not cross mounts.
+func hostSource() *source {
+	return &source{
 		ID: hostImage,
 		Config: ispec.ImageConfig{
 			Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -31,41 +25,22 @@ func (e *Engine) hostSource(dry bool) (*source, error) {
 		},
 		Lower: []string{"/"},
 	}
-	if mask != "" {
-		src.Lower = []string{mask, "/"}
-	}
-	return src, nil
 }
 
-// hostMask gives a layer that hides the engine's directories: a whiteout in the
-// place of each, made once. "": none of them is on the root file system.
-func (e *Engine) hostMask(dry bool) (string, error) {
-	sum := fnv.New32a()
-	sum.Write([]byte(e.Root + "\x00" + e.State))
-	dir := fmt.Sprintf("%s/hostmask/%08x", e.Root, sum.Sum32())
-	if unix.Access(dir, unix.F_OK) == nil {
-		return dir, nil
-	}
-	if unix.Access(dir+".none", unix.F_OK) == nil {
-		return "", nil
-	}
+// hideEngine puts whiteouts into a new container layer over the image host, in
+// the place of the engine's own directories. They cannot be in a layer of their
+// own: overlay takes no lower layer that is below another one.
+func (e *Engine) hideEngine(upper string) error {
 	hide, err := e.onRootFS()
 	if err != nil {
-		return "", err
+		return fmt.Errorf("hide the engine's directories: %w", err)
 	}
-	if dry {
-		if len(hide) == 0 {
-			dir = ""
+	for _, path := range hide {
+		if err := whiteout(upper, path); err != nil {
+			return fmt.Errorf("hide the engine's directories: %w", err)
 		}
-		return dir, nil
 	}
-	if err := os.MkdirAll(e.Root+"/hostmask", 0o711); err != nil {
-		return "", err
-	}
-	if len(hide) == 0 {
-		return "", os.WriteFile(dir+".none", nil, 0o600)
-	}
-	return dir, e.makeHostMask(dir, hide)
+	return nil
 }
 
 // onRootFS gives those of the engine's directories that are seen below "/".
@@ -91,41 +66,21 @@ func (e *Engine) onRootFS() ([]string, error) {
 	return list, nil
 }
 
-func (e *Engine) makeHostMask(dir string, hide []string) error {
-	tmp, err := os.MkdirTemp(e.Root+"/tmp", "v-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	if err := likeHost(tmp, "/"); err != nil {
-		return err
-	}
-	for _, path := range hide {
-		if err := whiteout(tmp, path); err != nil {
-			return err
-		}
-	}
-	if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	return nil
-}
-
-// whiteout hides path in the layer tmp. The directories on the way are merged
+// whiteout hides path in the layer. The directories on the way are merged
 // with the host's; their attributes are seen, so they are the host's.
-func whiteout(tmp, path string) error {
+func whiteout(layer, path string) error {
 	at := ""
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	for _, p := range parts[:len(parts)-1] {
 		at += "/" + p
-		if err := os.Mkdir(tmp+at, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := os.Mkdir(layer+at, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
-		if err := likeHost(tmp+at, at); err != nil {
+		if err := likeHost(layer+at, at); err != nil {
 			return err
 		}
 	}
-	err := unix.Mknod(tmp+path, unix.S_IFCHR, 0)
+	err := unix.Mknod(layer+path, unix.S_IFCHR, 0)
 	if errors.Is(err, unix.EEXIST) {
 		return nil // one of the two is below the other
 	}

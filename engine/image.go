@@ -66,9 +66,8 @@ func (e *Engine) imageUsers(context.Context) ([]store.User, error) {
 func (r *run) resolveImage(ctx context.Context) error {
 	ref := r.opt.Config.Image
 	if ref == hostImage {
-		var err error
-		r.image, err = r.e.hostSource(r.dry)
-		return err
+		r.image = hostSource()
+		return nil
 	}
 	if _, err := image.ParseReference(ref); err != nil && !isHex(strings.TrimPrefix(ref, "sha256:")) {
 		return &Error{Kind: ErrInvalid, Msg: err.Error(), cause: err}
@@ -210,7 +209,7 @@ func (e *Engine) pullFor(ctx context.Context, s *store.Store, ref string, opt Ru
 // in its record, and garbage collection keeps them.
 func (e *Engine) containerSource(c *Container) (*source, error) {
 	if c.ImageID == hostImage {
-		return e.hostSource(false)
+		return hostSource(), nil
 	}
 	src := &source{ID: c.ImageID, Config: c.ImageConfig, Layers: c.Layers}
 	for i := len(c.Layers) - 1; i >= 0; i-- {

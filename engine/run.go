@@ -70,18 +70,6 @@ func (e *Engine) Create(ctx context.Context, opt RunOptions) (*Container, []stri
 	return r.c, r.warnings, nil
 }
 
-// Explain gives the plan that Run would hand to a monitor. It makes nothing and runs nothing.
-func (e *Engine) Explain(ctx context.Context, opt RunOptions) (*plan.Plan, error) {
-	opt.Pull = "never"
-	r := &run{e: e, opt: opt, dry: true}
-	for _, stage := range []func(context.Context) error{r.resolveImage, r.makeRecord, r.makeSpec, r.compile} {
-		if err := stage(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return r.plan, nil
-}
-
 // run is one container on its way from options to process.
 type run struct {
 	e     *Engine

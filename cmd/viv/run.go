@@ -117,12 +117,9 @@ func (a *app) explain(ctx context.Context, e *engine.Engine, o bundle.Options, h
 	}
 	switch how {
 	case "text", "true":
-		_, err = fmt.Fprint(a.out, p.Text())
+		_, err = fmt.Fprint(a.out, p.Text)
 	case "json":
-		var b []byte
-		if b, err = p.JSON(); err == nil {
-			_, err = fmt.Fprintln(a.out, string(b))
-		}
+		_, err = fmt.Fprintln(a.out, string(p.JSON))
 	default:
 		return usagef("invalid argument %q for --explain: it must be text or json", how)
 	}
