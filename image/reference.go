@@ -67,7 +67,7 @@ func ParseReference(s string) (Reference, error) {
 		}
 		return fail("a repository is lower-case letters and digits, with single '.', '_', '__' or dashes between, in parts separated by '/'")
 	}
-	if len(r.Domain)+1+len(r.Path) > maxRepoName {
+	if len(r.Path) > maxRepoName {
 		return fail("repository name must not be more than 255 characters")
 	}
 	if r.Tag == "" && r.Digest == "" {

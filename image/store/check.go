@@ -53,7 +53,9 @@ type checker struct {
 	s      *Store
 	repair bool
 	bad    map[digest.Digest]bool
-	out    []Problem
+	// noIndex: what is needed cannot be told, so nothing is garbage.
+	noIndex bool
+	out     []Problem
 }
 
 func (c *checker) found(object, format string, args ...any) *Problem {
@@ -202,9 +204,13 @@ func (c *checker) dropLayer(ctx context.Context, full string) error {
 func (c *checker) images(ctx context.Context) error {
 	entries, err := c.s.readIndex()
 	if err != nil {
+		c.noIndex = !c.repair
 		p := c.found("index "+c.s.indexPath(), "%v", err)
 		if c.repair {
-			p.Repaired = c.dropIndex(ctx) == nil
+			err := c.rebuildIndex(ctx)
+			p.Repaired = err == nil
+			c.noIndex = err != nil
+			p.Detail += "; it is kept as index.json.damaged, and images have lost their names"
 		}
 		return nil
 	}
@@ -219,13 +225,40 @@ func (c *checker) images(ctx context.Context) error {
 	return nil
 }
 
-// dropIndex keeps a damaged index beside the new, empty one.
-func (c *checker) dropIndex(ctx context.Context) error {
+// rebuildIndex keeps a damaged index beside a new one, which lists without
+// names the images whose manifests are found among the blobs.
+func (c *checker) rebuildIndex(ctx context.Context) error {
 	return c.s.withIndexLock(ctx, func() error {
+		list, err := os.ReadDir(c.s.imagesDir() + "/blobs/sha256")
+		if err != nil {
+			return err
+		}
+		var entries []entry
+		for _, e := range list {
+			info, err := e.Info()
+			d := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
+			if err != nil || info.Size() > maxSmall || d.Validate() != nil || c.bad[d] {
+				continue
+			}
+			b, err := c.s.readSmall(d)
+			if err != nil {
+				continue
+			}
+			m, err := ParseManifest(b)
+			if err != nil || !c.s.hasBlob(m.Config.Digest, m.Config.Size) {
+				continue
+			}
+			kind := m.MediaType
+			if kind == "" {
+				kind = ocispec.MediaTypeImageManifest
+			}
+			desc := ocispec.Descriptor{MediaType: kind, Digest: d, Size: info.Size()}
+			entries = append(entries, entry{desc: desc, id: m.Config.Digest})
+		}
 		if err := os.Rename(c.s.indexPath(), c.s.indexPath()+".damaged"); err != nil {
 			return err
 		}
-		return c.s.writeIndexLocked(nil)
+		return c.s.writeIndexLocked(entries)
 	})
 }
 
@@ -307,6 +340,9 @@ func (c *checker) forget(ctx context.Context, e entry) error {
 
 // garbage counts what nothing needs, or removes it.
 func (c *checker) garbage(ctx context.Context) error {
+	if c.noIndex {
+		return nil
+	}
 	if c.repair {
 		got, err := c.s.GC(ctx)
 		if err != nil {
