@@ -104,16 +104,31 @@ func (b *bridge) publish(ctx context.Context, containerID string, address netip.
 		mine = append(mine, p)
 		resolved = append(resolved, PortMapping{HostIP: at.Addr(), HostPort: at.Port(), ContainerPort: mapping.ContainerPort, Protocol: mapping.Protocol})
 	}
-	r, err := newRuleset(b.name)
-	if err != nil {
+	if err := b.enforce(mine); err != nil {
 		return nil, nil, err
 	}
-	defer r.close()
-	if err := r.addElements(mine); err != nil {
-		return nil, nil, errors.Join(err, r.deleteElements(mine))
-	}
-	forgetOldFlows(mine)
 	return resolved, reservation.sockets, nil
+}
+
+// enforce puts publications into the kernel's maps, all or none.
+func (b *bridge) enforce(list []publication) error {
+	r, err := newRuleset(b.name)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	err = r.addElements(list)
+	if errors.Is(err, unix.EEXIST) {
+		// The records are complete, so what is there belongs to nobody.
+		if err = r.deleteElements(list); err == nil {
+			err = r.addElements(list)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, r.deleteElements(list))
+	}
+	forgetOldFlows(list)
+	return nil
 }
 
 // withdraw undoes publish: elements first, records last.

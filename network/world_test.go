@@ -247,6 +247,8 @@ const (
 	impatience = 300 * time.Millisecond
 )
 
+func deadline() time.Time { return time.Now().Add(patience) }
+
 func wantAnswer(t *testing.T, namespace *os.File, network, address, want string) {
 	t.Helper()
 	got, err := ask(namespace, network, address, patience)
