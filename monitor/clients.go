@@ -134,6 +134,9 @@ func (m *monitor) drop(c *client) {
 		m.cleaning = false
 	}
 	stdin := c.stdin
+	// Closing would be enough if nobody else had the socket, and who started us
+	// may be traced.
+	syscall.EpollCtl(m.epoll, syscall.EPOLL_CTL_DEL, c.fd, nil)
 	syscall.Close(c.fd)
 	*c = client{fd: -1}
 	if stdin && m.cfg.StdinOnce {

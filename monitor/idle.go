@@ -78,8 +78,7 @@ func waitIdle(epfd int) (int, syscall.Errno) {
 // findText reads from /proc/self/maps which ranges are the binary's, mapped and
 // not writable: "start-end perms offset dev inode path" (proc_pid_maps(5)).
 func findText() bool {
-	var buf [1024]byte
-	b := readSmall("/proc/self/maps", buf[:])
+	b := readSmall("/proc/self/maps")
 	found := 0
 	for len(b) > 0 && found < len(idleBlock.ranges) {
 		line := b

@@ -10,7 +10,6 @@
 package monitor
 
 import (
-	"runtime/debug"
 	"syscall"
 
 	"vivarium/monitor/jsonlog"
@@ -53,9 +52,11 @@ type monitor struct {
 	cleaning bool // a client has promised to clean up
 }
 
-// Main runs a monitor until its container has ended. It never returns.
+// Main runs a monitor until its container has ended. It never returns. It is
+// started with GOMAXPROCS=1 and GOGC=off in its environment: one thread works,
+// and nothing is allocated once the loop runs. (Setting them from here would
+// link package runtime/debug, and fmt with it.)
 func Main() {
-	debug.SetGCPercent(-1) // nothing is allocated once the loop runs
 	m := &monitor{program: -1, netns: -1, pidfdIn: -1, listen: -1, stdin: -1}
 	for i := range m.clients {
 		m.clients[i].fd = -1

@@ -60,23 +60,26 @@ func appendNumber(b []byte, key string, v uint64) []byte {
 	return append(b, digits[i:]...)
 }
 
-// readSmall reads the start of a file of /proc or of a cgroup.
-func readSmall(path string, buf []byte) []byte {
+// scratch is what small files are read into, one at a time: on the stack it
+// would make the stack grow, and each size that it had costs pages.
+var scratch [4096]byte
+
+// readSmall reads the start of a file of /proc or of a cgroup into scratch.
+func readSmall(path string) []byte {
 	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
 	defer syscall.Close(fd)
-	n, err := syscall.Read(fd, buf)
+	n, err := syscall.Read(fd, scratch[:])
 	if err != nil {
 		return nil
 	}
-	return buf[:n]
+	return scratch[:n]
 }
 
 func bootID() string {
-	var buf [64]byte
-	b := readSmall("/proc/sys/kernel/random/boot_id", buf[:])
+	b := readSmall("/proc/sys/kernel/random/boot_id")
 	for len(b) > 0 && b[len(b)-1] == '\n' {
 		b = b[:len(b)-1]
 	}
@@ -89,8 +92,8 @@ func startTicks(pid int) uint64 { return statField(pid, 22) }
 // statFields gives what stands after the second field of /proc/PID/stat, which
 // is in parentheses and may hold anything (proc_pid_stat(5)): it begins with
 // the third, the state.
-func statFields(pid int, buf []byte) []byte {
-	b := readSmall("/proc/"+itoa(pid)+"/stat", buf)
+func statFields(pid int) []byte {
+	b := readSmall("/proc/"+itoa(pid)+"/stat")
 	for i := len(b) - 1; i >= 0; i-- {
 		if b[i] == ')' {
 			return b[min(i+2, len(b)):]
@@ -100,17 +103,15 @@ func statFields(pid int, buf []byte) []byte {
 }
 
 func statState(pid int) byte {
-	var buf [1024]byte
-	if b := statFields(pid, buf[:]); len(b) > 0 {
+	if b := statFields(pid); len(b) > 0 {
 		return b[0]
 	}
 	return 0
 }
 
 func statField(pid, field int) (v uint64) {
-	var buf [1024]byte
 	at := 3
-	for _, c := range statFields(pid, buf[:]) {
+	for _, c := range statFields(pid) {
 		switch {
 		case c == ' ':
 			at++
@@ -126,8 +127,7 @@ func statField(pid, field int) (v uint64) {
 // oomKilled reads the count after "oom_kill " in memory.oom_control (v1) or
 // memory.events (v2).
 func oomKilled(path string) bool {
-	var buf [512]byte
-	b := readSmall(path, buf[:])
+	b := readSmall(path)
 	const key = "oom_kill "
 	for i := 0; i+len(key) < len(b); i++ {
 		if (i == 0 || b[i-1] == '\n') && string(b[i:i+len(key)]) == key {
@@ -154,9 +154,8 @@ func removeCgroup(dir string) {
 // killGroup ends what is left in a group: processes of a container that has no
 // pid namespace of its own.
 func killGroup(dir string) {
-	var buf [4096]byte
 	pid := 0
-	for _, c := range readSmall(dir+"/cgroup.procs", buf[:]) {
+	for _, c := range readSmall(dir+"/cgroup.procs") {
 		if c != '\n' {
 			pid = pid*10 + int(c-'0')
 			continue

@@ -77,7 +77,7 @@ func Spawn(binary string) (*Launch, error) {
 	}
 	pid, err := syscall.ForkExec(binary, []string{"viv-oci", "monitor"}, &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   []string{"GOMAXPROCS=1"}, // one thread works; others would only cost memory
+		Env:   []string{"GOMAXPROCS=1", "GOGC=off"}, // see monitor.Main
 		Files: []uintptr{uintptr(dev), uintptr(dev), uintptr(dev), uintptr(pair[1])},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
