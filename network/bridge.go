@@ -237,7 +237,16 @@ func (b *bridge) keepSubnet(host *conn, index int, config *bridgeConfig) error {
 // both see each other, both go on to their next pool.
 func (b *bridge) chooseSubnet(host *conn, index int) (*bridgeConfig, error) {
 	var last string
-	for _, subnet := range poolsFor(b.name) {
+	candidates := poolsFor(b.name)
+	if current, err := linkAddress(b.name); err == nil {
+		// The bridge is older than our records, which somebody removed.
+		for _, subnet := range candidates {
+			if subnet.Contains(current) {
+				candidates = []netip.Prefix{subnet}
+			}
+		}
+	}
+	for _, subnet := range candidates {
 		config := &bridgeConfig{Name: b.name, Subnet: subnet, Gateway: subnet.Addr().Next(), MTU: defaultMTU}
 		var err error
 		if last, err = overlapping(host, index, subnet); err != nil {
@@ -259,7 +268,7 @@ func (b *bridge) chooseSubnet(host *conn, index int) (*bridgeConfig, error) {
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("choose a subnet: each of the %d pools overlaps with a route or address of this host, the last with %s", len(pools()), last)
+	return nil, fmt.Errorf("choose a subnet: each of %d pools overlaps with something of this host, the last with its %s", len(candidates), last)
 }
 
 // guard writes the switches of the bridge that must stand before it goes up.

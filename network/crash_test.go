@@ -447,6 +447,44 @@ func TestFullSubnet(t *testing.T) {
 	}
 }
 
+// TestTeardownWithoutRecords removes bridge and table of an engine whose state
+// directory was removed by hand.
+func TestTeardownWithoutRecords(t *testing.T) {
+	m := newManager(t) // which checks at its end that nothing is left
+	attach(t, m, Request{ContainerID: "c", Ports: mustPorts(t, "8080:80")})
+	if err := os.RemoveAll(m.stateDir); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Teardown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if index, err := m.bridge().index(); index != 0 || err != nil {
+		t.Errorf("the bridge is left (%v)", err)
+	}
+	// And an engine that finds an old bridge without records uses it again,
+	// though it would choose another subnet by now.
+	host, err := dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.close()
+	blocker, err := createBridge(host, "blocker", defaultMTU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := poolsFor(m.Bridge())[0]
+	if err := addAddress(host, blocker, first.Addr().Next(), first.Bits()); err != nil {
+		t.Fatal(err)
+	}
+	_, before := attach(t, m, Request{ContainerID: "c"})
+	if err := errors.Join(deleteLink(host, blocker), os.RemoveAll(m.stateDir)); err != nil {
+		t.Fatal(err)
+	}
+	if _, after := attach(t, m, Request{ContainerID: "d"}); after.Gateway != before.Gateway {
+		t.Errorf("gateway %s, before %s", after.Gateway, before.Gateway)
+	}
+}
+
 func TestLockIsBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	held, err := flock(t.Context(), path, unix.LOCK_EX)

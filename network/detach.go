@@ -335,7 +335,14 @@ func (m *Manager) Teardown(ctx context.Context) error {
 	b := m.bridge()
 	lock, err := flock(ctx, b.path("setup.lock"), unix.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		// Nothing on record; but the records may have been removed by hand.
+		index, _ := b.index()
+		if exists, _ := tableExists(b.name); index == 0 && !exists {
+			return nil
+		}
+		if err = b.makeDirs(); err == nil {
+			lock, err = flock(ctx, b.path("setup.lock"), unix.LOCK_EX)
+		}
 	}
 	if err == nil {
 		defer lock.Close()

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -262,23 +261,6 @@ func wantSilence(t *testing.T, namespace *os.File, network, address string) {
 	if got, err := ask(namespace, network, address, impatience); err == nil {
 		t.Errorf("%s %s: got %q, want no answer", network, address, got)
 	}
-}
-
-// nft lists a table with the nft tool, an independent reader, where there is one.
-func nft(t *testing.T, table string) string {
-	t.Helper()
-	tool, err := exec.LookPath("nft")
-	if err != nil {
-		t.Logf("the nft tool is missing: the table's text is not compared")
-		return ""
-	}
-	var out bytes.Buffer
-	list := exec.Command(tool, "list", "table", "ip", table)
-	list.Stdout, list.Stderr = &out, &out
-	if err := list.Run(); err != nil {
-		t.Fatalf("nft list table: %v: %s", err, &out)
-	}
-	return out.String()
 }
 
 // records lists every lease, port and endpoint on record.
