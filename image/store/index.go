@@ -37,7 +37,7 @@ type entry struct {
 
 func toEntry(d ocispec.Descriptor) entry {
 	e := entry{desc: d, name: d.Annotations[annName], source: d.Annotations[annSource]}
-	if id := digest.Digest(d.Annotations[annID]); id.Validate() == nil {
+	if id := digest.Digest(d.Annotations[annID]); isSHA256(id) {
 		e.id = id
 	}
 	for _, f := range strings.Split(d.Annotations[annSizes], ",") {
@@ -83,14 +83,22 @@ func (e entry) sourceRepo() string {
 
 // readIndex reads the list of images. No file is an empty list.
 func (s *Store) readIndex() ([]entry, error) {
+	b, err := s.readIndexFile()
+	if err != nil {
+		return nil, err
+	}
+	return parseIndex(b)
+}
+
+func (s *Store) readIndexFile() ([]byte, error) {
 	b, err := readFile(s.indexPath(), maxIndex)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return []byte("{}"), nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read image index: %w", err)
 	}
-	return parseIndex(b)
+	return b, nil
 }
 
 func parseIndex(b []byte) ([]entry, error) {
@@ -100,8 +108,8 @@ func parseIndex(b []byte) ([]entry, error) {
 	}
 	out := make([]entry, 0, len(idx.Manifests))
 	for _, d := range idx.Manifests {
-		if err := d.Digest.Validate(); err != nil {
-			return nil, fmt.Errorf("decode image index: digest %q: %w", d.Digest, err)
+		if err := CheckDescriptor(d); err != nil {
+			return nil, fmt.Errorf("decode image index: %w", err)
 		}
 		out = append(out, toEntry(d))
 	}
