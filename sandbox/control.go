@@ -311,7 +311,7 @@ func (r *Runtime) destroyLocked(o *opened) error {
 			return err
 		}
 	}
-	if err := removeGroups(o.rec.Cgroups); err != nil {
+	if err := removeGroups(o.rec); err != nil {
 		return err
 	}
 	return o.dir.RemoveLocked()

@@ -65,6 +65,9 @@ type Options struct {
 	NoPivot       bool
 	NoNewKeyring  bool
 	Detached      bool // nobody stays with the process of Run
+	// Meanwhile, if set, is called while the process sets itself up: work that
+	// has to be done before the command runs is free there.
+	Meanwhile func()
 }
 
 // Process is one that runs in a container. Its descriptors are the caller's.
@@ -272,6 +275,9 @@ func (l *launch) start(hold bool) error {
 	if err := l.proc.Go(); err != nil && err != unix.EPIPE {
 		return fmt.Errorf("let the process go on: %w", err)
 	}
+	if l.opt.Meanwhile != nil {
+		l.opt.Meanwhile()
+	}
 	for {
 		rep, err := l.proc.Wait(int(setupTimeout / time.Millisecond))
 		switch {
@@ -337,7 +343,7 @@ func (l *launch) abort() error {
 		l.proc.Abandon()
 	}
 	if l.rec != nil {
-		if err := removeGroups(l.rec.Cgroups); err != nil {
+		if err := removeGroups(l.rec); err != nil {
 			return err // the record stays: delete finds what is left
 		}
 	}
@@ -353,7 +359,13 @@ func (l *launch) close() {
 }
 
 // removeGroups ends what runs in a container's groups, and removes them.
-func removeGroups(h handle.Handle) error {
+func removeGroups(rec *state.State) error {
+	h := rec.Cgroups
+	// The processes of a pid namespace end with its first one: then there is
+	// nothing to look for.
+	if !rec.SharedPids && h.Remove(0) == nil {
+		return nil
+	}
 	if err := h.Kill(killTimeout); err != nil {
 		return fmt.Errorf("kill the processes of the container: %w", err)
 	}

@@ -20,15 +20,22 @@ type foreground struct {
 	copied  chan struct{}
 }
 
-// newForeground begins to take signals, before there is a process: none is lost.
+// usual are the signals that people and engines send.
+var usual = [...]os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
+
 func newForeground() *foreground {
-	f := &foreground{signals: make(chan os.Signal, 64), stop: [2]int{-1, -1}}
-	signal.Notify(f.signals)
-	return f
+	return &foreground{signals: make(chan os.Signal, 64), stop: [2]int{-1, -1}}
 }
 
+// listen begins to take signals. Before it, they end this command, and with it
+// the process that has not begun to run.
+func (f *foreground) listen() { signal.Notify(f.signals, usual[:]...) }
+
+// rest takes the signals that remain: each costs two switches of threads, which
+// a container that lives only for milliseconds is not to pay for.
+func (f *foreground) rest() { signal.Notify(f.signals) }
+
 func (f *foreground) close() {
-	signal.Stop(f.signals)
 	if f.saved != nil {
 		unix.IoctlSetTermios(0, unix.TCSETS, f.saved)
 	}
@@ -47,34 +54,34 @@ func (f *foreground) wait(p *sandbox.Process) (int, error) {
 			return 0, err
 		}
 	}
-	type end struct {
-		status unix.WaitStatus
-		err    error
-	}
-	ended := make(chan end, 1)
-	go func() {
-		var e end
-		for {
-			_, e.err = unix.Wait4(p.Pid, &e.status, 0, nil)
-			if e.err != unix.EINTR {
-				break
-			}
+	go f.passAll(p)
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(p.Pid, &status, 0, nil)
+		if err == unix.EINTR {
+			continue
 		}
-		ended <- e
-	}()
+		f.drain()
+		if err != nil {
+			return 0, fmt.Errorf("wait for process %d: %w", p.Pid, err)
+		}
+		if status.Signaled() {
+			return 128 + int(status.Signal()), nil
+		}
+		return status.ExitStatus(), nil
+	}
+}
+
+func (f *foreground) passAll(p *sandbox.Process) {
+	// What was changed before the signals came to us has to be told, too.
+	f.resize(p.Master)
+	later := time.After(50 * time.Millisecond)
 	for {
 		select {
 		case s := <-f.signals:
 			f.pass(s, p)
-		case e := <-ended:
-			f.drain()
-			if e.err != nil {
-				return 0, fmt.Errorf("wait for process %d: %w", p.Pid, e.err)
-			}
-			if e.status.Signaled() {
-				return 128 + int(e.status.Signal()), nil
-			}
-			return e.status.ExitStatus(), nil
+		case <-later:
+			f.rest()
 		}
 	}
 }
