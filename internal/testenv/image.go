@@ -24,12 +24,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 )
 
 // imageFormat goes into the name of the cached files: a change of what follows is
 // a new number.
-const imageFormat = "4"
+const imageFormat = "5"
 
 // epoch is the time of every file in the images, so that they are the same in
 // every run.
@@ -232,7 +233,7 @@ func writeImage(dir, name, ref string, layers [][]entry) error {
 }
 
 func assemble(name string, layers [][]entry) (v1.Image, error) {
-	img := v1.Image(empty.Image)
+	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, entries := range layers {
 		data, err := pack(entries)
 		if err != nil {
@@ -240,7 +241,7 @@ func assemble(name string, layers [][]entry) (v1.Image, error) {
 		}
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 			return io.NopCloser(bytes.NewReader(data)), nil
-		})
+		}, tarball.WithMediaType(types.OCILayer))
 		if err != nil {
 			return nil, fmt.Errorf("make a layer: %w", err)
 		}
@@ -283,10 +284,21 @@ func writeArchive(path, ref string, img v1.Image) error {
 	return nil
 }
 
-// LoadImage reads the test image back for go-containerregistry.
-func LoadImage(files Files) (v1.Image, error) {
-	return tarball.ImageFromPath(files.Archive, nil)
+// OCIImage reads the test image for go-containerregistry, with OCI's media types.
+func (f Files) OCIImage() (v1.Image, error) {
+	index, err := layout.ImageIndexFromPath(f.Layout)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	return index.Image(manifest.Manifests[0].Digest)
 }
+
+// DockerImage is OCIImage with Docker's media types (schema 2).
+func (f Files) DockerImage() (v1.Image, error) { return tarball.ImageFromPath(f.Archive, nil) }
 
 // Import makes the test image name known to the engine as ref.
 func (e *Instance) Import(name, ref string) {

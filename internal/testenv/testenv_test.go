@@ -20,6 +20,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -281,9 +282,14 @@ func TestImages(t *testing.T) {
 			if err := validate.Index(index); err != nil {
 				t.Errorf("the layout is broken: %v", err)
 			}
-			img, err := LoadImage(files)
+			img, err := files.DockerImage()
 			if err != nil {
 				t.Fatal(err)
+			}
+			if oci, err := files.OCIImage(); err != nil {
+				t.Error(err)
+			} else if kind, err := oci.MediaType(); err != nil || kind != types.OCIManifestSchema1 {
+				t.Errorf("the layout's image is of type %s, %v", kind, err)
 			}
 			if err := validate.Image(img); err != nil {
 				t.Errorf("the archive is broken: %v", err)
@@ -315,7 +321,7 @@ func TestRegistry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := LoadImage(Image(t, "busybox"))
+	img, err := Image(t, "busybox").OCIImage()
 	if err != nil {
 		t.Fatal(err)
 	}

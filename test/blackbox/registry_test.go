@@ -3,6 +3,7 @@ package blackbox
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"strings"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"vivarium/internal/testenv"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
@@ -31,15 +33,23 @@ func (f *trouble) wrap(next http.Handler) http.Handler {
 	})
 }
 
-// pushed serves a registry that holds the test image and returns its reference.
+// pushed serves a registry that holds the test image, with OCI's media types, and
+// returns its reference.
 func pushed(t *testing.T, e *testenv.Instance, image string, f *trouble) string {
 	t.Helper()
-	ref := e.Registry(f.wrap) + "/test/" + image + ":v1"
-	tag, err := name.NewTag(ref, name.Insecure)
+	img, err := testenv.Image(t, image).OCIImage()
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := testenv.LoadImage(testenv.Image(t, image))
+	ref := e.Registry(f.wrap) + "/test/" + image + ":v1"
+	push(t, e, ref, img)
+	f.on.Store(f.handle != nil)
+	return ref
+}
+
+func push(t *testing.T, e *testenv.Instance, ref string, img v1.Image) {
+	t.Helper()
+	tag, err := name.NewTag(ref, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,8 +57,6 @@ func pushed(t *testing.T, e *testenv.Instance, image string, f *trouble) string 
 	if err := remote.Write(tag, img, remote.WithTransport(transport)); err != nil {
 		t.Fatal(err)
 	}
-	f.on.Store(f.handle != nil)
-	return ref
 }
 
 func TestPull(t *testing.T) {
@@ -80,6 +88,14 @@ func TestPull(t *testing.T) {
 	e.MustViv("rmi", ref)
 	// run pulls what is missing.
 	want(t, e.Viv("run", "--rm", ref, "cat", "/full/new"), 0, "new\n")
+
+	docker, err := testenv.Image(t, "layered").DockerImage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := base + "-docker:v1"
+	push(t, e, other, docker)
+	want(t, e.Viv("run", "--rm", other, "cat", "/full/new"), 0, "new\n")
 }
 
 func TestPullFromATroubledRegistry(t *testing.T) {
@@ -113,7 +129,13 @@ func TestPullFromATroubledRegistry(t *testing.T) {
 		}},
 		{"wrong digest", []string{"digest"}, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			if blob(r) {
-				fmt.Fprint(w, "this is not what was asked for")
+				// As long as what was asked for, but with another first byte.
+				good := httptest.NewRecorder()
+				next.ServeHTTP(good, r)
+				content := good.Body.Bytes()
+				content[0] ^= 0xff
+				w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+				_, _ = w.Write(content)
 				return
 			}
 			next.ServeHTTP(w, r)

@@ -74,7 +74,7 @@ func TestExitCodes(t *testing.T) {
 		{"not executable", []string{box, "/etc/not-executable"}, 126, []string{"/etc/not-executable", "permission denied"}},
 		{"a directory", []string{box, "/etc"}, 126, []string{"/etc"}},
 		{"unknown image", []string{"--pull=never", "no-such-image", "true"}, 125, []string{"no-such-image"}},
-		{"bad reference", []string{"UPPER/case", "true"}, 125, []string{"invalid reference", "lowercase"}},
+		{"bad reference", []string{"UPPER/case", "true"}, 125, []string{"repository name"}},
 		{"unknown flag", []string{"--no-such-flag", box, "true"}, 125, []string{"no-such-flag"}},
 		{"unknown user", []string{"-u", "nobody-we-know", box, "true"}, 125, []string{"nobody-we-know"}},
 		{"nonsense memory", []string{"-m", "lots", box, "true"}, 125, []string{"lots"}},

@@ -128,12 +128,10 @@ func compile(t *testing.T, dir string, packages []pkg) (map[string]string, []pro
 			Args: []string{"-test.v=test2json", "-test.timeout=8m"},
 		})
 	}
-	if slices.ContainsFunc(packages, func(p pkg) bool { return strings.HasPrefix(p.ImportPath, "vivarium/test/blackbox") }) {
-		for _, name := range []string{"viv", "viv-oci"} {
-			program := filepath.Join(dir, name)
-			goBuild(t, root, "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./cmd/"+name)
-			files["/opt/viv/"+name] = program
-		}
+	for _, name := range []string{"viv", "viv-oci"} {
+		program := filepath.Join(dir, name)
+		goBuild(t, root, "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./cmd/"+name)
+		files["/opt/viv/"+name] = program
 	}
 	return files, jobs
 }
