@@ -17,11 +17,6 @@ const (
 	// holeUnit is the block in which runs of zeros of sparse entries are left
 	// out; it is the block of the usual file systems.
 	holeUnit = 4096
-	// eagerWriteback is the size from which a file is sent to the disk as soon
-	// as it is written: inflating keeps the processors busy and leaves the
-	// disk idle, and the sync at the end would have all of it to do. For small
-	// files the call costs more than it brings.
-	eagerWriteback = 128 << 10
 )
 
 var zeroBlock [holeUnit]byte
@@ -38,9 +33,6 @@ func (u *unpacker) makeFile(ctx context.Context, tr *tar.Reader, hdr *tar.Header
 		return fmt.Errorf("create file: %w", err)
 	}
 	err = u.fill(ctx, tr, hdr, fd, mode)
-	if hdr.Size >= eagerWriteback {
-		_ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE) // a hint
-	}
 	if err == nil {
 		err = setTimes(parent.fd, base, times(hdr))
 	}

@@ -41,7 +41,7 @@ func (p *layerPipeline) run(ctx context.Context, r io.Reader) (ocispec.Descripto
 	go func() { infl <- p.inflate(packed, plain) }()
 
 	sum := sha256.New()
-	un, err := layer.Unpack(ctx, p.fs, &hashReader{r: plain, sum: sum, report: p.spec.Unpacked}, unpackOptions(p.spec))
+	un, err := layer.Unpack(ctx, p.fs, &hashReader{r: plain, sum: sum, report: p.spec.Unpacked, wrote: p.t.wrote}, unpackOptions(p.spec))
 	plain.closeRead()
 	in := <-infl
 	packed.closeRead()
@@ -169,12 +169,14 @@ type hashReader struct {
 	report func(int64)
 	total  int64
 	told   int64
+	wrote  func(int)
 }
 
 func (h *hashReader) Read(b []byte) (int, error) {
 	n, err := h.r.Read(b)
 	h.sum.Write(b[:n])
 	h.total += int64(n)
+	h.wrote(n)
 	if h.report != nil && (h.total-h.told >= 1<<20 || err != nil) {
 		h.told = h.total
 		h.report(h.total)

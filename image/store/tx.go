@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -30,9 +31,8 @@ var (
 const (
 	stagePrefix = "image-"
 	leaseName   = "lease"
-	// writebackStep is how much of a blob is written before the kernel is told
-	// to start writing it to the disk: the sync at the end then has less to do.
-	writebackStep = 8 << 20
+	// flushStep is how much is written before the disk is made to work.
+	flushStep = 64 << 20
 )
 
 // Tx is one change that adds to the store: a pull, a load, a build. What it
@@ -43,6 +43,10 @@ type Tx struct {
 	dir   string
 	lease *os.File
 	locks []*fileLock
+
+	fresh    atomic.Int64 // bytes written since the last flush began
+	flushing atomic.Bool
+	flushes  sync.WaitGroup
 
 	mu     sync.Mutex
 	n      int
@@ -94,6 +98,7 @@ func (s *Store) Begin(ctx context.Context) (*Tx, error) {
 
 // Close ends the change. What was not committed is removed.
 func (t *Tx) Close() error {
+	t.flushes.Wait() // they use the lease's descriptor
 	for _, l := range t.locks {
 		l.releaseAndRemove()
 	}
@@ -220,7 +225,6 @@ type blobWriter struct {
 	f    *os.File
 	sum  hash.Hash
 	size int64
-	kick int64
 }
 
 func (t *Tx) newBlobWriter(want ocispec.Descriptor) (*blobWriter, error) {
@@ -243,11 +247,7 @@ func (w *blobWriter) write(b []byte) error {
 		return fmt.Errorf("write blob: %w", err)
 	}
 	w.size += int64(len(b))
-	if w.size-w.kick >= writebackStep {
-		// Only a hint, so its failure is of no interest.
-		_ = unix.SyncFileRange(int(w.f.Fd()), w.kick, w.size-w.kick, unix.SYNC_FILE_RANGE_WRITE)
-		w.kick = w.size
-	}
+	w.t.wrote(len(b))
 	return nil
 }
 
@@ -275,6 +275,21 @@ func (w *blobWriter) done() (ocispec.Descriptor, error) {
 	w.want.Digest, w.want.Size = got, w.size
 	w.t.stage(got, stagedBlob{w.path, w.size})
 	return w.want, nil
+}
+
+// wrote counts what goes to the staging directory, and now and then has it
+// written to the disk beside the work: inflating keeps the processors busy and
+// leaves the disk idle, and the sync of Commit would have all of it to do.
+func (t *Tx) wrote(n int) {
+	if t.fresh.Add(int64(n)) < flushStep || !t.flushing.CompareAndSwap(false, true) {
+		return
+	}
+	t.fresh.Store(0)
+	t.flushes.Go(func() {
+		defer t.flushing.Store(false)
+		// Commit syncs again, and reports what fails.
+		_ = unix.Syncfs(int(t.lease.Fd()))
+	})
 }
 
 // LayerSpec is what is known of a layer before it is read.
