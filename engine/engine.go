@@ -26,7 +26,7 @@ type Engine struct {
 	Root  string // what lasts
 	State string // what is gone after a reboot
 
-	// Monitor is the path of viv-oci.
+	// Monitor is the path of viv-monitor.
 	Monitor string
 
 	// Callback is the command, absolute path first, that a monitor runs with a

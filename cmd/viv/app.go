@@ -95,18 +95,18 @@ func (a *app) engine() (*engine.Engine, error) {
 	return e, nil
 }
 
-// monitorPath finds viv-oci: beside the own program, in PATH, or where VIV_OCI says.
+// monitorPath finds viv-monitor: beside the own program, in PATH, or where VIV_MONITOR says.
 func monitorPath(self string) string {
-	beside := filepath.Join(filepath.Dir(self), "viv-oci")
+	beside := filepath.Join(filepath.Dir(self), "viv-monitor")
 	if _, err := os.Stat(beside); err == nil {
 		return beside
 	}
-	if p, err := exec.LookPath("viv-oci"); err == nil {
+	if p, err := exec.LookPath("viv-monitor"); err == nil {
 		if p, err := filepath.Abs(p); err == nil {
 			return p
 		}
 	}
-	if p := os.Getenv("VIV_OCI"); p != "" {
+	if p := os.Getenv("VIV_MONITOR"); p != "" {
 		return p
 	}
 	return beside // its absence is the error that a user sees

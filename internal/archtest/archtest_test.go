@@ -74,7 +74,7 @@ var rules = []struct {
 	{[]string{"bundle"}, []string{"layer", "unionfs", "monitor", "engine", "cmd", "lab"},
 		"a bundle is a pure function of image and options"},
 	{[]string{"engine"}, []string{"cmd", "lab"}, "the engine never prints and knows no command line"},
-	{[]string{"cmd/viv-oci"}, []string{"image", "layer", "unionfs", "bundle", "network", "engine", "cmd/viv", "lab"},
+	{[]string{"cmd/viv-oci"}, []string{"image", "layer", "unionfs", "bundle", "network", "monitor", "engine", "cmd/viv", "lab"},
 		"the runtime starts in a millisecond"},
 	{[]string{"internal"}, []string{"image", "layer", "unionfs", "bundle", "sandbox", "network", "monitor", "engine", "cmd", "lab"},
 		"internal packages are below everything"},

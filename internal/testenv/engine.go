@@ -251,21 +251,21 @@ func Binary(t testing.TB, name string) string {
 	}
 	if process.binaries == nil {
 		process.binaries = map[string]string{}
-		// The engine finds viv-oci beside itself.
+		// The engine finds viv-monitor beside itself.
 		process.atExit = append(process.atExit, func() { os.RemoveAll(filepath.Dir(path)) })
 	}
 	process.binaries[name] = path
 	return path
 }
 
-// build compiles ./cmd/name as `./run build` does, with viv-oci beside viv.
+// build compiles ./cmd/name as `./run build` does, with the other programs beside viv.
 func build(name string) (string, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
 	}
 	dir := filepath.Join(tempDir(), "bin")
-	for _, n := range []string{"viv", "viv-oci"} {
+	for _, n := range []string{"viv", "viv-oci", "viv-monitor"} {
 		cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, n), "./cmd/"+n)
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -64,7 +64,7 @@ var null = sync.OnceValues(func() (int, error) {
 	return unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 })
 
-// Spawn starts the monitor binary (viv-oci, argument "monitor") in a session of
+// Spawn starts the monitor binary (viv-monitor) in a session of
 // its own: it outlives the command that started it.
 func Spawn(binary string) (*Launch, error) {
 	dev, err := null()
@@ -75,7 +75,7 @@ func Spawn(binary string) (*Launch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the monitor's socket: %w", err)
 	}
-	pid, err := syscall.ForkExec(binary, []string{"viv-oci", "monitor"}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(binary, []string{"viv-monitor"}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"GOMAXPROCS=1", "GOGC=off"}, // see monitor.Main
 		Files: []uintptr{uintptr(dev), uintptr(dev), uintptr(dev), uintptr(pair[1])},

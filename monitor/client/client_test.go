@@ -22,7 +22,7 @@ import (
 	"vivarium/sandbox/plan"
 )
 
-// binary is viv-oci, built once for all tests.
+// binary is viv-monitor, built once for all tests.
 var binary string
 
 func TestMain(m *testing.M) {
@@ -30,11 +30,11 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	binary = dir + "/viv-oci"
-	cmd := exec.Command("go", "build", "-o", binary, "vivarium/cmd/viv-oci")
+	binary = dir + "/viv-monitor"
+	cmd := exec.Command("go", "build", "-o", binary, "vivarium/cmd/viv-monitor")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build viv-oci: %v\n%s", err, out)
+		fmt.Fprintf(os.Stderr, "build viv-monitor: %v\n%s", err, out)
 		os.Exit(1)
 	}
 	code := m.Run()

@@ -95,7 +95,7 @@ func TestLeakedDescriptors(t *testing.T) {
 func TestProgramCannotBeOverwritten(t *testing.T) {
 	e := newBox(t)
 	vivOnly(t, "is about Vivarium's own binaries")
-	before := read(t, testenv.Binary(t, "viv-oci"))
+	before := read(t, testenv.Binary(t, "viv-monitor"))
 	e.Viv("run", "--rm", "--entrypoint", "/proc/self/exe", box)
 	script := `cat >/evil <<'END'
 #!/proc/self/exe
@@ -104,7 +104,7 @@ chmod +x /evil; exec sleep 1000`
 	id := detached(t, e, "--cap-add", "SYS_PTRACE", box, "sh", "-c", script)
 	e.Viv("exec", id, "/evil")
 	e.Viv("exec", id, "sh", "-c", "for p in /proc/[0-9]*/exe; do echo overwritten 2>/dev/null >$p; done")
-	if read(t, testenv.Binary(t, "viv-oci")) != before {
+	if read(t, testenv.Binary(t, "viv-monitor")) != before {
 		t.Error("a container wrote to the runtime's binary")
 	}
 }

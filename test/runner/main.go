@@ -196,7 +196,7 @@ func (r *run) blackbox() error {
 		return err
 	}
 	defer os.RemoveAll(bin)
-	for _, name := range []string{"viv", "viv-oci"} {
+	for _, name := range []string{"viv", "viv-oci", "viv-monitor"} {
 		build := exec.CommandContext(r.ctx, "go", "build", "-trimpath", "-o", bin+"/"+name, "./cmd/"+name)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {

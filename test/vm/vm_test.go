@@ -128,7 +128,7 @@ func compile(t *testing.T, dir string, packages []pkg) (map[string]string, []pro
 			Args: []string{"-test.v=test2json", "-test.timeout=8m"},
 		})
 	}
-	for _, name := range []string{"viv", "viv-oci"} {
+	for _, name := range []string{"viv", "viv-oci", "viv-monitor"} {
 		program := filepath.Join(dir, name)
 		goBuild(t, root, "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./cmd/"+name)
 		files["/opt/viv/"+name] = program
