@@ -52,6 +52,10 @@ func run(ops []program.Op, s *slots, base unsafe.Pointer) (int, syscall.Errno) {
 		if op.Dst >= 0 {
 			s[op.Dst] = int32(r)
 		}
+		if op.Nr == syscall.SYS_CLOSE && op.Kinds[0] == program.Slot {
+			// The number may be another's soon: nobody must close it again.
+			s[op.Args[0]&(program.MaxSlots-1)] = -1
+		}
 		if op.Nr == program.Skip {
 			pc += int(op.Args[0])
 			continue
