@@ -162,7 +162,7 @@ func (b *bridge) endpointPath(containerID string) string {
 // Endpoint gives what Attach returned for a container; the error is
 // ErrNotAttached if there is nothing.
 func (m *Manager) Endpoint(containerID string) (Endpoint, error) {
-	if !containerIDPattern.MatchString(containerID) {
+	if !validContainerID(containerID) {
 		return Endpoint{}, fmt.Errorf("read endpoint of container %q: %w", containerID, ErrNotAttached)
 	}
 	endpoint, err := m.bridge().readEndpoint(containerID)

@@ -21,7 +21,7 @@ import (
 // 20 ms of the kernel's grace periods. So close the namespace's descriptor
 // first.
 func (m *Manager) Detach(ctx context.Context, containerID string) error {
-	if !containerIDPattern.MatchString(containerID) {
+	if !validContainerID(containerID) {
 		return nil // no such container can have been attached
 	}
 	b := m.bridge()

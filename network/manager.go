@@ -10,7 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -114,12 +114,23 @@ type Endpoint struct {
 	PortSockets []*os.File `json:"-"`
 }
 
-var containerIDPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+// validContainerID accepts 1 to 128 letters, digits, '_', '.' and '-', the first
+// a letter or digit.
+func validContainerID(id string) bool {
+	for i := range len(id) {
+		c := id[i]
+		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !alnum && (i == 0 || !strings.ContainsRune("_.-", rune(c))) {
+			return false
+		}
+	}
+	return len(id) > 0 && len(id) <= 128
+}
 
 // check refuses what could not be recorded or set. A container's ID becomes
 // the name of a file.
 func (r *Request) check() error {
-	if !containerIDPattern.MatchString(r.ContainerID) {
+	if !validContainerID(r.ContainerID) {
 		return fmt.Errorf("container ID %q is not a name of letters, digits, '_', '.' and '-'", r.ContainerID)
 	}
 	if r.Interface == "" {
