@@ -42,13 +42,10 @@ func (r *run) makeRecord(ctx context.Context) (err error) {
 	if r.flight, err = r.e.takeFlight(ctx, c.ID, ""); err != nil {
 		return err
 	}
-	if c.Name, err = r.e.reserveName(r.opt.Name, c.ID); err != nil {
+	if c.Name, err = r.e.reserveName(r.opt.Name, r.flight); err != nil {
 		return err
 	}
 	r.c = c
-	if err := r.flight.setName(c.Name); err != nil {
-		return err
-	}
 	if err := r.makeMounts(); err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func addContainer(t *testing.T, e *Engine, name string, change func(*Container))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Name, err = e.reserveName(name, id); err != nil {
+	if c.Name, err = e.reserveName(name, fl); err != nil {
 		t.Fatal(err)
 	}
 	dir := e.containerDir(id)
@@ -107,7 +107,12 @@ func TestCheckName(t *testing.T) {
 func TestNameConflict(t *testing.T) {
 	e := newEngine(t)
 	c := addContainer(t, e, "web", nil)
-	_, err := e.reserveName("/web", strings.Repeat("0", 64))
+	fl, err := e.takeFlight(t.Context(), strings.Repeat("0", 64), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fl.land()
+	_, err = e.reserveName("/web", fl)
 	want := fmt.Sprintf(`Conflict. The container name "/web" is already in use by container %q. `+
 		`You have to remove (or rename) that container to be able to reuse that name.`, c.ID)
 	if !errors.Is(err, ErrNameInUse) || err.Error() != want {
@@ -140,7 +145,7 @@ func TestNameOfNobody(t *testing.T) {
 				return
 			}
 			t.Cleanup(fl.leave)
-			_, err = e.reserveName("web", id)
+			_, err = e.reserveName("web", fl)
 			if err == nil {
 				mu.Lock()
 				got = append(got, id)

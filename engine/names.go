@@ -61,20 +61,26 @@ func isAlnum(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
-// reserveName gives the container id the name, or a random one for "". A name
-// is a symbolic link to the container's ID: making it is atomic and needs no lock.
-// The caller's flight marker must exist already, or the reservation counts as left over.
-func (e *Engine) reserveName(name, id string) (string, error) {
+// reserveName gives the container in flight the name, or a random one for "". A
+// name is a symbolic link to the container's ID: making it is atomic and needs no
+// lock. The marker has the name first, so that a sweep can release it.
+func (e *Engine) reserveName(name string, fl *flight) (string, error) {
 	name = strings.TrimPrefix(name, "/")
 	if name != "" {
 		if err := checkName(name); err != nil {
 			return "", err
 		}
-		return name, e.linkName(name, id)
+		if err := fl.setName(name); err != nil {
+			return "", err
+		}
+		return name, e.linkName(name, fl.id)
 	}
 	for attempt := 0; attempt < 100; attempt++ {
 		name = randomName(attempt)
-		err := e.linkName(name, id)
+		if err := fl.setName(name); err != nil {
+			return "", err
+		}
+		err := e.linkName(name, fl.id)
 		if err == nil || !errors.Is(err, ErrNameInUse) {
 			return name, err
 		}

@@ -293,9 +293,13 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 		return errorf(ErrInvalid, "Renaming a container with the same name as its current name")
 	}
 	old := c.Name
-	if c.Name, err = e.reserveName(name, c.ID); err != nil {
+	if err := checkName(name); err != nil {
 		return err
 	}
+	if err := e.linkName(name, c.ID); err != nil {
+		return err
+	}
+	c.Name = name
 	if err := e.saveLocked(c); err != nil {
 		e.releaseName(name, c.ID)
 		return err

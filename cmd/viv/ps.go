@@ -47,6 +47,10 @@ func newPs(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// First, so that the list shows nothing that a killed command left.
+		if err := e.Sweep(cmd.Context()); err != nil {
+			return err
+		}
 		list, err := e.List(cmd.Context(), o)
 		if err != nil {
 			return err
