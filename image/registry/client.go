@@ -327,11 +327,10 @@ func (c *client) explain(doing string, err error) error {
 func (c *client) explainStatus(doing string, te *transport.Error) error {
 	host, repo := c.ref.Domain, c.ref.FamiliarRepo()
 	detail := fmt.Sprintf("%d %s", te.StatusCode, http.StatusText(te.StatusCode))
-	for _, d := range te.Errors {
-		if msg := oneLine(d.Message); msg != "" {
+	if len(te.Errors) > 0 {
+		if msg := oneLine(te.Errors[0].Message); msg != "" {
 			detail += ": " + msg
 		}
-		break
 	}
 	switch te.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
