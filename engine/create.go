@@ -37,7 +37,7 @@ func (r *run) makeRecord(ctx context.Context) (err error) {
 			c.Name = randomName(0)
 		}
 		r.c = c
-		return r.dryMounts()
+		return r.makeMounts()
 	}
 	if r.flight, err = r.e.takeFlight(ctx, c.ID, ""); err != nil {
 		return err
@@ -49,7 +49,7 @@ func (r *run) makeRecord(ctx context.Context) (err error) {
 	if err := r.makeMounts(); err != nil {
 		return err
 	}
-	if err := r.commit(); err != nil {
+	if err := r.commit(ctx); err != nil {
 		return err
 	}
 	return r.writeCIDFile()
@@ -74,7 +74,7 @@ func (r *run) effective(ctx context.Context, c *Container) (err error) {
 
 // commit makes the container's directory aside and renames it to its place, so
 // that nobody sees a half of it.
-func (r *run) commit() (err error) {
+func (r *run) commit(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("make container %s: %w", r.c.Name, err)
@@ -109,6 +109,9 @@ func (r *run) commit() (err error) {
 		return err
 	}
 	if err := writeRecord(tmp, r.c); err != nil {
+		return err
+	}
+	if err := r.makeVolumes(ctx); err != nil {
 		return err
 	}
 	if err := os.Mkdir(r.e.runDir(r.c.ID), 0o700); err != nil {
@@ -200,7 +203,7 @@ func (c *Container) logLimits() (size int64, files int) {
 	return size, files
 }
 
-// makeMounts resolves what the container mounts and makes the volumes it needs.
+// makeMounts resolves what the container mounts.
 func (r *run) makeMounts() error {
 	points, err := bundle.Mounts(&r.image.Config, r.opt.Options)
 	if err != nil {
@@ -210,6 +213,7 @@ func (r *run) makeMounts() error {
 	if err != nil {
 		return err
 	}
+	r.points = points
 	for _, p := range points {
 		m, err := r.makeMount(p)
 		if err != nil {
@@ -221,66 +225,54 @@ func (r *run) makeMounts() error {
 	return nil
 }
 
+// makeMount resolves one mount. Volumes get their names here, and are made when
+// the record that names them has been written: a sweep finds them by it.
 func (r *run) makeMount(p bundle.MountPoint) (MountPoint, error) {
 	m := mountPoint(p)
 	switch p.Type {
 	case bundle.MountBind:
-		if err := checkBindSource(p); err != nil {
-			return m, err
+		if !r.dry {
+			return m, checkBindSource(p)
 		}
 	case bundle.MountVolume:
-		m.Anonymous = p.Name == ""
-		v, made, err := r.e.volumeCreate(VolumeOptions{Name: p.Name, Driver: p.Driver, Labels: p.Labels, Options: p.DriverOptions}, m.Anonymous)
-		if err != nil {
-			return m, err
-		}
-		m.Name, m.Source, m.Driver = v.Name, v.Mountpoint, v.Driver
-		if m.Anonymous {
-			// Noted at once: what fails later removes it again.
-			r.c.Mounts = append(r.c.Mounts, m)
-			defer func() { r.c.Mounts = r.c.Mounts[:len(r.c.Mounts)-1] }()
-		}
-		if !p.NoCopy && (made || isEmptyDir(v.Mountpoint)) {
-			if err := r.fillVolume(v, p.Destination); err != nil {
-				r.forgetVolume(m)
+		if m.Anonymous = p.Name == ""; m.Anonymous {
+			var err error
+			if m.Name, err = newID(); err != nil {
 				return m, err
 			}
 		}
+		if err := checkVolume(VolumeOptions{Name: m.Name, Driver: p.Driver, Options: p.DriverOptions}); err != nil {
+			return m, err
+		}
+		m.Source, m.Driver = r.e.volumeData(m.Name), "local"
 	}
 	return m, nil
 }
 
-// forgetVolume removes an anonymous volume that no record names.
-func (r *run) forgetVolume(m MountPoint) {
-	if m.Anonymous {
-		r.e.removeVolume(m.Name)
+// makeVolumes makes the volumes that are not there, and fills those that are
+// empty with what the image has in their place.
+func (r *run) makeVolumes(ctx context.Context) error {
+	for i, p := range r.points {
+		if p.Type != bundle.MountVolume {
+			continue
+		}
+		m := &r.c.Mounts[i]
+		v, made, err := r.e.volumeCreate(VolumeOptions{Name: m.Name, Labels: p.Labels}, m.Anonymous, r.c.ID)
+		if err != nil {
+			return err
+		}
+		if !p.NoCopy && (made || isEmptyDir(v.Mountpoint)) {
+			if err := r.fillVolume(ctx, v, p.Destination); err != nil {
+				return err
+			}
+		}
 	}
+	return nil
 }
 
 func mountPoint(p bundle.MountPoint) MountPoint {
 	return MountPoint{Type: p.Type, Name: p.Name, Source: p.Source, Destination: p.Destination, Driver: p.Driver,
 		Mode: p.Mode, RW: p.RW, Propagation: p.Propagation}
-}
-
-// dryMounts resolves the mounts without making a volume.
-func (r *run) dryMounts() error {
-	points, err := bundle.Mounts(&r.image.Config, r.opt.Options)
-	if err != nil {
-		return &Error{Kind: ErrInvalid, Msg: err.Error()}
-	}
-	for _, p := range points {
-		m := mountPoint(p)
-		if p.Type == bundle.MountVolume {
-			if m.Anonymous = p.Name == ""; m.Anonymous {
-				if m.Name, err = newID(); err != nil {
-					return err
-				}
-			}
-			m.Source = r.e.volumeData(m.Name)
-		}
-		r.c.Mounts = append(r.c.Mounts, m)
-	}
-	return nil
 }
 
 // checkBindSource makes a missing source of -v, and refuses one of --mount.
@@ -364,7 +356,11 @@ func (e *Engine) wipe(c *Container, all bool) error {
 // on nobody sees it any more.
 func (e *Engine) discardLocked(c *Container, volumes bool) error {
 	gone := e.removedDir(c.ID)
-	os.RemoveAll(e.stagingDir(c.ID))
+	for _, dir := range []string{e.stagingDir(c.ID), e.volumeStaging(c.ID)} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove container %s: %w", c.Name, err)
+		}
+	}
 	err := os.Rename(e.containerDir(c.ID), gone)
 	seen := err == nil
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -373,17 +369,16 @@ func (e *Engine) discardLocked(c *Container, volumes bool) error {
 	if err := e.releaseName(c.Name, c.ID); err != nil {
 		return err
 	}
-	if err := removeTree(gone); err != nil {
-		return fmt.Errorf("remove the files of container %s: %w", c.Name, err)
-	}
-	if volumes {
-		for _, m := range c.Mounts {
-			if m.Anonymous {
-				if err := e.removeVolume(m.Name); err != nil {
-					return err
-				}
+	// Before the record, which names them, is deleted.
+	for _, m := range c.Mounts {
+		if volumes && m.Anonymous {
+			if err := e.removeVolume(m.Name); err != nil {
+				return err
 			}
 		}
+	}
+	if err := removeTree(gone); err != nil {
+		return fmt.Errorf("remove the files of container %s: %w", c.Name, err)
 	}
 	if seen {
 		e.emit(containerEvent(c, "destroy"))
@@ -395,6 +390,22 @@ func (e *Engine) discardLocked(c *Container, volumes bool) error {
 func removeTree(dir string) error {
 	for _, name := range []string{"work/work", "work", "upper"} {
 		unix.Rmdir(dir + "/" + name)
+	}
+	// The record goes last: who is cut off here leaves it to the next one.
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, ent := range entries {
+		if ent.Name() == "config.json" {
+			continue
+		}
+		if err := os.RemoveAll(dir + "/" + ent.Name()); err != nil {
+			return err
+		}
 	}
 	return os.RemoveAll(dir)
 }

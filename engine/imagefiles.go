@@ -30,7 +30,7 @@ func mountImage(lower []string) (*os.File, error) {
 
 // fillVolume copies into an empty volume what the image has at its destination,
 // with the owner and mode of that directory.
-func (r *run) fillVolume(v Volume, destination string) (err error) {
+func (r *run) fillVolume(ctx context.Context, v Volume, destination string) (err error) {
 	root, err := mountImage(r.image.Lower)
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func (r *run) fillVolume(v Volume, destination string) (err error) {
 		return err
 	}
 	defer data.Close()
-	if err := copyTree(context.Background(), root, destination, data); err != nil {
+	if err := copyTree(ctx, root, destination, data); err != nil {
 		return err
 	}
 	if err := data.Chown(int(st.Uid), int(st.Gid)); err != nil {

@@ -79,7 +79,8 @@ type run struct {
 
 	launch   *client.Launch
 	image    *source
-	release  func() // lets garbage collection of images go on
+	points   []bundle.MountPoint // as c.Mounts begins
+	release  func()              // lets garbage collection of images go on
 	c        *Container
 	flight   *flight
 	lock     *os.File

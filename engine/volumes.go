@@ -33,30 +33,44 @@ type VolumeOptions struct {
 	Options map[string]string
 }
 
-func (e *Engine) volumeDir(name string) string  { return filepath.Join(e.volumesDir(), name) }
-func (e *Engine) volumeData(name string) string { return filepath.Join(e.volumesDir(), name, "_data") }
+func (e *Engine) volumeStaging(id string) string { return e.Root + "/tmp/v-" + id }
+func (e *Engine) volumeDir(name string) string   { return filepath.Join(e.volumesDir(), name) }
+func (e *Engine) volumeData(name string) string  { return filepath.Join(e.volumesDir(), name, "_data") }
 
 // VolumeCreate makes a volume; one that is there already is given as it is.
 func (e *Engine) VolumeCreate(ctx context.Context, opt VolumeOptions) (Volume, error) {
-	v, _, err := e.volumeCreate(opt, opt.Name == "")
+	anonymous := opt.Name == ""
+	id, err := newID()
+	if err != nil {
+		return Volume{}, err
+	}
+	if anonymous {
+		opt.Name = id
+	}
+	v, _, err := e.volumeCreate(opt, anonymous, id)
 	return v, err
 }
 
-func (e *Engine) volumeCreate(opt VolumeOptions, anonymous bool) (v Volume, made bool, err error) {
+// checkVolume refuses names, drivers and options that cannot be.
+func checkVolume(opt VolumeOptions) error {
 	if opt.Driver != "" && opt.Driver != "local" {
-		return v, false, errorf(ErrUnsupported, "error looking up volume plugin %s: plugin %q not found", opt.Driver, opt.Driver)
+		return errorf(ErrUnsupported, "error looking up volume plugin %s: plugin %q not found", opt.Driver, opt.Driver)
 	}
 	if len(opt.Options) > 0 {
-		return v, false, errorf(ErrUnsupported, "create %s: options of the local volume driver are not supported: bind the directory with --mount type=bind instead", opt.Name)
-	}
-	if opt.Name == "" {
-		if opt.Name, err = newID(); err != nil {
-			return v, false, err
-		}
+		return errorf(ErrUnsupported, "create %s: options of the local volume driver are not supported: bind the directory with --mount type=bind instead", opt.Name)
 	}
 	if checkName(opt.Name) != nil {
-		return v, false, errorf(ErrInvalid, "create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. "+
+		return errorf(ErrInvalid, "create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. "+
 			"If you intended to pass a host directory, use absolute path", opt.Name, opt.Name)
+	}
+	return nil
+}
+
+// volumeCreate makes a volume, and tells whether it was not there before. id
+// names the staging directory: a container's, whose sweep removes it too.
+func (e *Engine) volumeCreate(opt VolumeOptions, anonymous bool, id string) (v Volume, made bool, err error) {
+	if err := checkVolume(opt); err != nil {
+		return v, false, err
 	}
 	v, err = e.volume(opt.Name)
 	if err == nil || !errors.Is(err, ErrNoSuchVolume) {
@@ -64,7 +78,7 @@ func (e *Engine) volumeCreate(opt VolumeOptions, anonymous bool) (v Volume, made
 	}
 	v = Volume{Name: opt.Name, Driver: "local", Mountpoint: e.volumeData(opt.Name), CreatedAt: time.Now(),
 		Labels: opt.Labels, Options: opt.Options, Scope: "local", Anonymous: anonymous}
-	made, err = e.commitVolume(v)
+	made, err = e.commitVolume(v, e.volumeStaging(id))
 	if err != nil {
 		return v, false, fmt.Errorf("create volume %s: %w", opt.Name, err)
 	}
@@ -76,9 +90,8 @@ func (e *Engine) volumeCreate(opt VolumeOptions, anonymous bool) (v Volume, made
 
 // commitVolume makes the volume aside and renames it to its place. Losing the
 // race to another command is no error: then its volume is the volume.
-func (e *Engine) commitVolume(v Volume) (bool, error) {
-	tmp, err := os.MkdirTemp(e.Root+"/tmp", "v-")
-	if err != nil {
+func (e *Engine) commitVolume(v Volume, tmp string) (bool, error) {
+	if err := os.Mkdir(tmp, 0o711); err != nil {
 		return false, err
 	}
 	defer os.RemoveAll(tmp)
@@ -203,11 +216,11 @@ func (e *Engine) VolumeRemove(ctx context.Context, name string, force bool) erro
 }
 
 func (e *Engine) removeVolume(name string) error {
-	id, err := newID()
-	if err != nil {
-		return err
+	gone := e.removedDir(name)
+	// What an earlier removal left when it was cut off.
+	if err := os.RemoveAll(gone); err != nil {
+		return fmt.Errorf("remove volume %s: %w", name, err)
 	}
-	gone := e.removedDir(id)
 	if err := os.Rename(e.volumeDir(name), gone); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
