@@ -131,7 +131,7 @@ func (l *loaded) start(s *slots) (*Process, error) {
 	defer syscall.Close(stub)
 	s[program.SlotStub] = int32(stub)
 
-	pid, pidfd, e := l.fork(s)
+	pid, pidfd, e := l.fork(s, pair[0])
 	if e != 0 {
 		syscall.Close(pair[0])
 		err := l.failure(Before, l.Before, len(l.Before), e)
@@ -153,7 +153,7 @@ func (l *loaded) start(s *slots) (*Process, error) {
 //
 //go:norace
 //go:noinline
-func (l *loaded) fork(s *slots) (pid, pidfd int, e syscall.Errno) {
+func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, e syscall.Errno) {
 	var fd int32 = -1
 	args := cloneArgs{flags: l.CloneFlags | clonePidfd, exitSignal: uint64(syscall.SIGCHLD), pidfd: uint64(uintptr(unsafe.Pointer(&fd)))}
 	if l.CgroupSlot >= 0 {
@@ -171,6 +171,8 @@ func (l *loaded) fork(s *slots) (pid, pidfd int, e syscall.Errno) {
 		return int(r), int(fd), e
 	}
 	runtimeAfterForkInChild()
+	// With a copy of the parent's end the child would never see it close.
+	syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(parentEnd), 0, 0)
 	n, e := run(ops, s, base)
 	report[0], report[1], report[2] = ReportFailed, uint32(n), uint32(e)
 	syscall.RawSyscall(syscall.SYS_WRITE, uintptr(s[program.SlotSync]), uintptr(unsafe.Pointer(&report)), reportSize)
