@@ -57,7 +57,7 @@ func preserved(n int) (int, []string, error) {
 	if n < 0 {
 		return 0, nil, fmt.Errorf("--preserve-fds %d is below zero", n)
 	}
-	if v := os.Getenv("LISTEN_FDS"); v != "" {
+	if v := os.Getenv("LISTEN_FDS"); v != "" && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
 		listen, err := strconv.Atoi(v)
 		if err != nil || listen < 0 {
 			return 0, nil, fmt.Errorf("unable to convert LISTEN_FDS %q to a number", v)

@@ -29,9 +29,9 @@ func TestExec(t *testing.T) {
 	}{
 		{append([]string{b.id}, sh("exit 3")...), "", 3},
 		{append([]string{b.id}, sh("kill -9 $$")...), "", 137},
-		{append([]string{"--env", "A=b c", "-e=C=d", b.id}, sh("echo $A $C $PATH | /bin/busybox cut -c1-8")...), "b c d /u\n", 0},
+		{append([]string{"-e", "A=b c", "-e=C=d", b.id}, sh("echo $A $C $PATH | /bin/busybox cut -c1-8")...), "b c d /u\n", 0},
 		{[]string{"--cwd", "/tmp/dir", b.id, "pwd"}, "/tmp/dir\n", 0},
-		{[]string{"-u", "1000:1001", "-g", "7", "--additional-gids", "8", b.id, "sh", "-c", "id -u; id -g; id -G"}, "1000\n1001\n1001 7 8\n", 0},
+		{[]string{"-u", "1000:1001", "-g", "7", "-g", "8", b.id, "sh", "-c", "id -u; id -g; id -G"}, "1000\n1001\n1001 7 8\n", 0},
 		{[]string{b.id, "echo", "-n", "--cwd", "x"}, "--cwd x", 0}, // flags of the command are its own
 		{[]string{b.id, "tty"}, "not a tty\n", 1},
 		{[]string{"--no-new-privs", b.id, "grep", "NoNewPrivs", "/proc/self/status"}, "NoNewPrivs:\t1\n", 0},
@@ -157,12 +157,12 @@ func TestExecTerminal(t *testing.T) {
 	must(t, err)
 	pid, err := strconv.Atoi(string(raw))
 	must(t, err)
-	b.pids = append([]int{pid}, b.pids...)
 	master := s.receive(t)
 	readLine(t, master, "/dev/pts/")
 	_, err = master.WriteString("y\n")
 	must(t, err)
 	readLine(t, master, "got y")
+	b.reap(pid)
 	b.fails(255, "without setting console socket", "exec", "-t", "-d", b.id, "true")
 }
 
@@ -259,9 +259,9 @@ func TestPreserveFDs(t *testing.T) {
 	b.fails(1, "", "run", "--preserve-fds", "40", "-b", b.bundle, b.id)
 	b.spec.Process.Args = sh("echo $LISTEN_FDS $LISTEN_PID; cat <&3")
 	b.save()
-	c = b.command("run", "-b", b.bundle, b.id)
+	// Descriptors of socket activation are for the process that LISTEN_PID names.
+	c = exec.Command("/bin/sh", "-c", `LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@"`, binary, "--root", b.root, "run", "-b", b.bundle, b.id)
 	c.ExtraFiles = []*os.File{open("socket\n")}
-	c.Env = append(os.Environ(), "LISTEN_FDS=1")
 	if r := runCmd(t, c); r.out != "1 1\nsocket\n" {
 		t.Errorf("with LISTEN_FDS: %q, %s", r.out, r.err)
 	}

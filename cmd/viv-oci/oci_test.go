@@ -384,10 +384,8 @@ func TestRunKeep(t *testing.T) {
 	if r := b.cmd("run", "--keep", "-b", b.bundle, b.id); r.code != 0 {
 		t.Fatalf("exit code %d, %s", r.code, r.err)
 	}
-	if reference == "" { // 1.1.5 does not know it after all
-		b.wantStatus("stopped")
-		b.must("delete", b.id)
-	}
+	b.wantStatus("stopped")
+	b.must("delete", b.id)
 	b.fails(1, "container does not exist", "state", b.id)
 }
 
@@ -597,6 +595,9 @@ func TestPs(t *testing.T) {
 }
 
 func TestConcurrentCreates(t *testing.T) {
+	if reference != "" {
+		t.Skip("runc 1.1 does not take the name before it makes the container")
+	}
 	b := newBox(t, "sleep", "1000")
 	const n = 8
 	results := make(chan result, n)
