@@ -28,7 +28,15 @@ type RunOptions struct {
 	Attached bool
 	// Progress hears of an image that has to be pulled first; may be nil.
 	Progress PullProgress
+
+	// Fault, for tests, makes an op of the container's program fail.
+	Fault Fault
 }
+
+// Fault names an op of a program that is to fail: its phase (spawn.Phase: 1
+// before the clone, 2 in the child, 3 after the clone) and index. With Errno 0
+// the process that comes to it is killed.
+type Fault struct{ Phase, Index, Errno int }
 
 // Run makes a container and starts it. The handle is attached from the first
 // byte of output; its owner must Finish or Detach it. When Run fails before the
@@ -153,6 +161,7 @@ func (r *run) config() (*wire.Config, error) {
 	if cfg.MemoryEvents = watch.Inotify; watch.OOMControl != "" {
 		cfg.MemoryEvents = watch.OOMControl
 	}
+	cfg.FaultPhase, cfg.FaultIndex, cfg.FaultErrno = r.opt.Fault.Phase, r.opt.Fault.Index, r.opt.Fault.Errno
 	if len(r.e.Callback) > 0 {
 		cfg.Cleanup = append(slices.Clone(r.e.Callback), c.ID)
 	}

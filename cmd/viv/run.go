@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -28,6 +30,8 @@ func newRun(a *app) *cobra.Command {
 	fs.StringVar(&r.detachKeys, "detach-keys", "", "keys that leave the container (default \""+defaultDetachKeys+"\")")
 	fs.StringVar(&r.explain, "explain", "", "print the plan and run nothing: text or json")
 	fs.Lookup("explain").NoOptDefVal = "text"
+	fs.StringVar(&r.fault, "fault", "", "for tests: PHASE:INDEX[:ERRNO] of the op of the plan that fails, or is killed")
+	fs.MarkHidden("fault")
 	return c
 }
 
@@ -35,6 +39,7 @@ type runCommand struct {
 	flags               *createFlags
 	detach, sigProxy    bool
 	detachKeys, explain string
+	fault               string
 }
 
 func (r *runCommand) run(ctx context.Context, a *app, args []string) error {
@@ -65,7 +70,11 @@ func (r *runCommand) run(ctx context.Context, a *app, args []string) error {
 	if rows, cols, ok := a.terminalSize(); ok && o.Config.Tty {
 		o.HostConfig.ConsoleSize = [2]uint{uint(rows), uint(cols)}
 	}
-	h, err := e.Run(ctx, engine.RunOptions{Options: o, Attached: !r.detach, Progress: a.progress(r.flags.quiet)})
+	fault, err := parseFault(r.fault)
+	if err != nil {
+		return err
+	}
+	h, err := e.Run(ctx, engine.RunOptions{Options: o, Attached: !r.detach, Progress: a.progress(r.flags.quiet), Fault: fault})
 	if err != nil {
 		return err
 	}
@@ -74,6 +83,18 @@ func (r *runCommand) run(ctx context.Context, a *app, args []string) error {
 		return r.background(ctx, a, e, h)
 	}
 	return r.foreground(ctx, a, e, h, &o.Config, keys)
+}
+
+func parseFault(text string) (f engine.Fault, err error) {
+	if text == "" {
+		return f, nil
+	}
+	for i, field := range strings.SplitN(text, ":", 3) {
+		if *[]*int{&f.Phase, &f.Index, &f.Errno}[i], err = strconv.Atoi(field); err != nil {
+			return f, fmt.Errorf("invalid fault %q: want PHASE:INDEX[:ERRNO]", text)
+		}
+	}
+	return f, nil
 }
 
 func (r *runCommand) background(ctx context.Context, a *app, e *engine.Engine, h *engine.Handle) error {
