@@ -10,7 +10,7 @@ var (
 	ErrNoSuchContainer = errors.New("no such container")
 	ErrNoSuchImage     = errors.New("no such image")
 	ErrNoSuchVolume    = errors.New("no such volume")
-	ErrNoSuchExec      = errors.New("no such exec session")
+	ErrNoSuchObject    = errors.New("no such object")
 	ErrAmbiguous       = errors.New("ambiguous reference")
 )
 

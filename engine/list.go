@@ -92,7 +92,6 @@ type matcher struct {
 	exited        []int
 	ancestors     []string // references and image IDs
 	networks      []string
-	peers         map[string]bool
 }
 
 func (e *Engine) newMatcher(opt ListOptions) (*matcher, error) {

@@ -109,6 +109,7 @@ func (e *Engine) Kill(ctx context.Context, ref, signal string) error {
 		if _, err := e.waitEnd(ctx, c); err != nil {
 			return fmt.Errorf("wait for the end of container %s after SIGKILL: %w", c.Name, err)
 		}
+		return e.settle(ctx, c)
 	}
 	return nil
 }
@@ -167,7 +168,10 @@ func (e *Engine) Stop(ctx context.Context, ref string, opt StopOptions) error {
 	if err := e.cancelRestart(ctx, c); err != nil {
 		return err
 	}
-	return e.stop(ctx, c, sig, c.stopTimeout(opt.Timeout))
+	if err := e.stop(ctx, c, sig, c.stopTimeout(opt.Timeout)); err != nil {
+		return err
+	}
+	return e.settle(ctx, c)
 }
 
 func (c *Container) stopTimeout(asked *int) int {

@@ -56,7 +56,7 @@ func finder(ctx context.Context, e *engine.Engine, kind string, size bool) (func
 				return v, nil
 			}
 		}
-		return nil, fmt.Errorf("No such object: %s", s) //nolint:staticcheck // Docker's words
+		return nil, &engine.Error{Kind: engine.ErrNoSuchObject, Msg: "No such object: " + s}
 	}, nil
 }
 
