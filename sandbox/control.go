@@ -132,10 +132,37 @@ func (r *Runtime) Start(id string) error {
 	default:
 		return fmt.Errorf("cannot start a container in the %s state", o.status)
 	}
+	if o.rec.Hooks {
+		return r.startWithHooks(o)
+	}
 	if err := o.release(); err != nil {
 		return err
 	}
 	return o.dir.RemoveFifoLocked()
+}
+
+// startWithHooks destroys the container when a hook fails, as runtime-spec,
+// runtime.md "Lifecycle", says for both kinds that are run here.
+func (r *Runtime) startWithHooks(o *opened) error {
+	spec, err := o.spec()
+	if err != nil {
+		return err
+	}
+	err = o.startHooks(spec)
+	if err == nil {
+		if err := o.release(); err != nil {
+			return err
+		}
+		if err := o.dir.RemoveFifoLocked(); err != nil {
+			return err
+		}
+		o.status = state.Running
+		err = o.poststartHooks(spec)
+	}
+	if err != nil {
+		return errors.Join(err, r.destroyLocked(o))
+	}
+	return nil
 }
 
 // release gives the waiting process its byte, and returns when it has let the
@@ -313,6 +340,13 @@ func (r *Runtime) destroyLocked(o *opened) error {
 	}
 	if err := removeGroups(o.rec); err != nil {
 		return err
+	}
+	if o.rec.Hooks {
+		spec, err := o.spec()
+		if err != nil {
+			r.warn(err.Error())
+		}
+		r.poststopHooks(spec, o.rec)
 	}
 	return o.dir.RemoveLocked()
 }

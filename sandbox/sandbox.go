@@ -204,7 +204,7 @@ func (l *launch) record(hold bool) error {
 		root = filepath.Join(l.opt.Bundle, root)
 	}
 	o := plan.Options{ID: id, BundleDir: l.opt.Bundle, Hold: !hold, PreserveFDs: l.opt.PreserveFDs,
-		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true}
+		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true}
 	if hold {
 		o.Fifo = l.dir.File(state.FifoFile)
 	}
@@ -218,7 +218,7 @@ func (l *launch) record(hold bool) error {
 	}
 	l.rec = &state.State{OCIVersion: specs.Version, ID: id, Bundle: l.opt.Bundle, Rootfs: root,
 		Created: time.Now().UTC(), Annotations: l.spec.Annotations,
-		CgroupPath: l.spec.Linux.CgroupsPath, Cgroups: groups.Handle, SharedPids: sharedPids(l.spec), Held: hold}
+		CgroupPath: l.spec.Linux.CgroupsPath, Cgroups: groups.Handle, SharedPids: sharedPids(l.spec), Held: hold, Hooks: hasHooks(l.spec)}
 	if err := l.dir.WriteSpecLocked(l.raw); err != nil {
 		return err
 	}
@@ -271,9 +271,10 @@ func (l *launch) start(hold bool) error {
 		return err
 	}
 	l.out.Pid = l.proc.Pid
-	// The byte waits in the socket until the process comes to read it.
-	if err := l.proc.Go(); err != nil && err != unix.EPIPE {
-		return fmt.Errorf("let the process go on: %w", err)
+	if !createHooks(l.spec) {
+		if err := l.letGoLater(hold); err != nil {
+			return err
+		}
 	}
 	if l.opt.Meanwhile != nil {
 		l.opt.Meanwhile()
@@ -287,12 +288,63 @@ func (l *launch) start(hold bool) error {
 			if err := l.takeTerminal(rep.File); err != nil {
 				return err
 			}
+		case rep.Kind == spawn.ReportHooks:
+			err = l.createHooks()
+			if err == nil {
+				err = l.letGo()
+			}
+			if err == nil {
+				err = l.letGoLater(hold)
+			}
+			if err != nil {
+				return err
+			}
 		case rep.Kind == spawn.ReportReady && !hold:
-			// It has its byte already.
+			if err := l.beforeCommand(); err != nil {
+				return err
+			}
 		default:
-			return nil
+			return l.afterCommand(hold)
 		}
 	}
+}
+
+// letGo lets the process go on; one that has failed says why itself.
+func (l *launch) letGo() error {
+	if err := l.proc.Go(); err != nil && err != unix.EPIPE {
+		return fmt.Errorf("let the process go on: %w", err)
+	}
+	return nil
+}
+
+// letGoLater lets it go on where it will wait next: the byte is in the socket
+// until it comes to read it. Where hooks have to be run first, nothing is sent.
+func (l *launch) letGoLater(hold bool) error {
+	if !hold && startHooks(l.spec) {
+		return nil
+	}
+	return l.letGo()
+}
+
+// beforeCommand is for run what start does before the command runs.
+func (l *launch) beforeCommand() error {
+	if !startHooks(l.spec) {
+		return nil // it has its byte already
+	}
+	o := &opened{dir: l.dir, rec: l.rec, status: state.Created}
+	if err := o.startHooks(l.spec); err != nil {
+		return err
+	}
+	return l.letGo()
+}
+
+// afterCommand is what start does when the command has begun.
+func (l *launch) afterCommand(hold bool) error {
+	if hold || !l.rec.Hooks {
+		return nil
+	}
+	o := &opened{dir: l.dir, rec: l.rec, status: state.Running}
+	return o.poststartHooks(l.spec)
 }
 
 func (l *launch) recordProcess() error {
@@ -346,6 +398,7 @@ func (l *launch) abort() error {
 		if err := removeGroups(l.rec); err != nil {
 			return err // the record stays: delete finds what is left
 		}
+		l.r.poststopHooks(l.spec, l.rec)
 	}
 	return l.dir.RemoveLocked()
 }

@@ -49,9 +49,14 @@ type Options struct {
 	Hold         bool // report ready before the last steps, and wait
 	// Fifo is a FIFO at which the process waits for a byte as its very last
 	// step, without its parent (OCI create). The command is looked for before.
-	Fifo    string
-	MakeCwd bool // make the working directory when it is missing
-	Lenient bool // leave limits out that the kernel does not have, with a warning, as Docker does
+	Fifo string
+	// Hooks says that the caller runs the spec's hooks: before the root is
+	// changed the child reports 'H' and waits, if there are any for then.
+	Hooks bool
+	// ExecPath is executed, instead of what the first argument names.
+	ExecPath string
+	MakeCwd  bool // make the working directory when it is missing
+	Lenient  bool // leave limits out that the kernel does not have, with a warning, as Docker does
 
 	Layout  *cgroup.Layout  // the machine's control groups; nil to look
 	Filter  *seccomp.Filter // spec.Linux.Seccomp, compiled before; nil to compile it
@@ -169,6 +174,7 @@ func (c *compiler) fileSystems() {
 		c.terminal()
 	}
 	c.makeCwd()
+	c.waitForHooks()
 	c.sysctls()
 	c.readonlyPaths()
 	c.maskedPaths()

@@ -195,6 +195,9 @@ func (c *compiler) exec() {
 		b.fail(err)
 		return
 	}
+	if c.opt.ExecPath != "" {
+		candidates = []string{c.opt.ExecPath}
+	}
 	hold := c.waitForStart()
 	b.begin("close", "let no descriptor of the host go on into the container")
 	first := 3 + c.opt.PreserveFDs

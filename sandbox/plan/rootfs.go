@@ -49,8 +49,13 @@ func (c *compiler) mountRoot() {
 		c.root = b.tree(n(cwd), root.Path, true)
 		b.setAttr(c.root, 0, 0, unix.MS_PRIVATE, true)
 	}
+	over := "/"
+	if c.hooksInside() && root.FSType == "" {
+		// Hooks find their programs at the host's "/", which stays in sight so.
+		over = root.Path
+	}
 	top := b.slot()
-	b.do(unix.SYS_OPENAT, n(cwd), b.str("/"), n(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), n(0)).into(top)
+	b.do(unix.SYS_OPENAT, n(cwd), b.str(over), n(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), n(0)).into(top)
 	b.attach(c.root, top)
 }
 

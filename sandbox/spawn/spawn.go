@@ -41,6 +41,7 @@ const (
 	ReportFailed   = 'F' // op failed with errno
 	ReportTerminal = 'T' // the terminal's master comes as a descriptor
 	ReportReady    = 'R' // the child waits for Go
+	ReportHooks    = 'H' // the child waits for Go, for hooks to be run before it changes its root
 	ReportExec     = 'X' // the next thing is execve: end of file now means success
 	reportSize     = 12
 )

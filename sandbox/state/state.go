@@ -42,6 +42,8 @@ type State struct {
 	// SharedPids: the container has no pid namespace of its own, so its
 	// processes do not end with the first.
 	SharedPids bool `json:"sharedPids,omitempty"`
+	// Hooks: the spec has hooks that start and delete have to run.
+	Hooks bool `json:"hooks,omitempty"`
 	// Held: the process waits at the FIFO until start.
 	Held bool `json:"held,omitempty"`
 }

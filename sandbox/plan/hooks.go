@@ -1,0 +1,57 @@
+package plan
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"vivarium/sandbox/program"
+)
+
+// waitForHooks lets the child wait where hooks are run that belong to create:
+// the namespaces and the mounts are there, the root is still the host's.
+func (c *compiler) waitForHooks() {
+	h := c.spec.Hooks
+	if !c.opt.Hooks || h == nil || len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) == 0 {
+		return
+	}
+	c.b.begin("hooks", "wait for the hooks of create")
+	c.b.report('H', program.None)
+	c.b.await()
+}
+
+// hooksInside says whether hooks run in the namespaces before the root changes.
+func (c *compiler) hooksInside() bool {
+	return c.opt.Hooks && c.spec.Hooks != nil && len(c.spec.Hooks.CreateContainer) > 0
+}
+
+// CompileHook compiles a createContainer hook: a program of the host that runs
+// in the container's namespaces while its first process, whose pidfd is in
+// program.SlotPidFD, waits for it ('H'). dir is its working directory.
+func CompileHook(spec *specs.Spec, hook *specs.Hook, dir string) (*Plan, error) {
+	joined := *spec
+	joined.Process = hookProcess(hook, dir)
+	c, err := newCompiler(&joined, Options{Root: &Root{Path: "/"}, NoNewKeyring: true, ExecPath: hook.Path})
+	if err != nil {
+		return nil, err
+	}
+	c.execNamespaces()
+	c.stdio()
+	c.workDir()
+	c.exec()
+	return c.plan()
+}
+
+func hookProcess(hook *specs.Hook, dir string) *specs.Process {
+	args := hook.Args
+	if len(args) == 0 {
+		args = []string{hook.Path}
+	}
+	return &specs.Process{Args: args, Env: hook.Env, Cwd: dir}
+}
+
+// CompileInnerHook compiles a startContainer hook: a program of the container,
+// which runs with the rights that the container's own process has.
+func CompileInnerHook(spec *specs.Spec, hook *specs.Hook, target ExecTarget) (*Plan, error) {
+	p, own := hookProcess(hook, "/"), spec.Process
+	p.User, p.Capabilities, p.NoNewPrivileges, p.Rlimits = own.User, own.Capabilities, own.NoNewPrivileges, own.Rlimits
+	return CompileExec(spec, p, target, Options{NoNewKeyring: true, ExecPath: hook.Path, Hooks: true})
+}
