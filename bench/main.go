@@ -126,8 +126,10 @@ func isolate() error {
 	const unified = "/sys/fs/cgroup/unified"
 	var st unix.Statfs_t
 	if err := unix.Statfs(unified, &st); err == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-		// Not unmounted: the peers would make directories on what is below, which is
-		// the host's.
+		if err := unix.Unmount(unified, 0); err != nil {
+			return fmt.Errorf("hide the v2 hierarchy: %w", err)
+		}
+		// The peers would make directories on what is below, which is the host's.
 		if err := unix.Mount("tmpfs", unified, "tmpfs", 0, "mode=0755"); err != nil {
 			return fmt.Errorf("hide the v2 hierarchy: %w", err)
 		}
