@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,7 +71,8 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, o ExecOp
 	if err != nil {
 		return nil, err
 	}
-	p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs})
+	setHome(proc, "/proc/"+strconv.Itoa(c.rec.Pid)+"/root")
+	p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs, Hooks: true})
 	if err != nil {
 		return nil, err
 	}

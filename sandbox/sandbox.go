@@ -203,6 +203,7 @@ func (l *launch) record(hold bool) error {
 	if !filepath.IsAbs(root) {
 		root = filepath.Join(l.opt.Bundle, root)
 	}
+	setHome(l.spec.Process, root)
 	o := plan.Options{ID: id, BundleDir: l.opt.Bundle, Hold: !hold, PreserveFDs: l.opt.PreserveFDs,
 		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true}
 	if hold {

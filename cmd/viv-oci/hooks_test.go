@@ -75,6 +75,7 @@ func TestHooks(t *testing.T) {
 	pid := b.create()
 	created := []string{"prestart creating host outside this 1", "createRuntime creating host outside this 1", "createContainer creating host inside this 1"}
 	wantHooks(t, log, created...)
+	b.must("exec", b.id, "true")
 	b.must("start", b.id)
 	b.eventually("the command has run", func() bool { return len(lines(t, log)) == 6 })
 	got := lines(t, log)

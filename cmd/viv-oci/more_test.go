@@ -50,6 +50,34 @@ func TestExec(t *testing.T) {
 	b.wantStatus("running")
 }
 
+// TestHome: a process without HOME gets its user's.
+func TestHome(t *testing.T) {
+	b := newBox(t, sh("echo $HOME; sleep 1000")...)
+	passwd := filepath.Join(b.bundle, "rootfs/etc/passwd")
+	must(t, os.WriteFile(passwd, []byte("root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n"), 0o644))
+	b.detached()
+	home := sh("echo $HOME")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{b.id}, "/root\n"},
+		{[]string{"-u", "1000", b.id}, "/home/me\n"},
+		{[]string{"-u", "1001", b.id}, "/\n"},
+		{[]string{"-e", "HOME=/x", b.id}, "/x\n"},
+	} {
+		if got := b.must(append(append([]string{"exec"}, c.args...), home...)...); got != c.want {
+			t.Errorf("exec %v: HOME %q, want %q", c.args, got, c.want)
+		}
+	}
+	// What leads out of the container leads nowhere.
+	must(t, os.Remove(passwd))
+	must(t, os.Symlink("/../../../../../../../etc/passwd", passwd))
+	if got := b.must(append([]string{"exec", b.id}, home...)...); got != "/\n" {
+		t.Errorf("HOME %q from a passwd outside", got)
+	}
+}
+
 func TestExecProcessFile(t *testing.T) {
 	b := newBox(t, "sleep", "1000")
 	b.detached()
