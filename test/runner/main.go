@@ -113,21 +113,24 @@ func (r *run) lint() error {
 		return err
 	}
 	var broken []string
-	for _, step := range [][]string{
-		append([]string{"gofmt", "-l"}, strings.Fields(files)...),
-		{"go", "vet", "./..."},
-		{"go", "tool", "staticcheck", "./..."},
+	for _, step := range []struct {
+		name string
+		argv []string
+	}{
+		{"gofmt", append([]string{"gofmt", "-l"}, strings.Fields(files)...)},
+		{"go vet", []string{"go", "vet", "./..."}},
+		{"staticcheck", []string{"go", "tool", "staticcheck", "./..."}},
 	} {
-		out, err := r.output(step[0], step[1:]...)
+		out, err := r.output(step.argv[0], step.argv[1:]...)
 		// gofmt -l succeeds whatever it finds: its output is the finding.
 		if err == nil && strings.TrimSpace(out) == "" {
 			continue
 		}
 		fmt.Print(out)
-		broken = append(broken, strings.Join(step[:min(3, len(step))], " "))
+		broken = append(broken, step.name)
 	}
 	if len(broken) > 0 {
-		return fmt.Errorf("found something: %s", strings.Join(broken, "; "))
+		return fmt.Errorf("found something: %s", strings.Join(broken, ", "))
 	}
 	return nil
 }

@@ -28,6 +28,9 @@ type result struct {
 	// action is pass, fail or skip; empty while it has not ended.
 	action string
 	output strings.Builder
+	// seen is false for a part of a name that only looks like a test's: a subtest may
+	// have a slash in its own name.
+	seen   bool
 	parent bool
 }
 
@@ -116,9 +119,12 @@ func (t *tally) tests(p string) map[string]*result {
 func (t *tally) testEvent(e event) {
 	tests := t.tests(e.Package)
 	res := tests[e.Test]
-	if res == nil {
-		res = &result{}
-		tests[e.Test] = res
+	if res == nil || !res.seen {
+		if res == nil {
+			res = &result{}
+			tests[e.Test] = res
+		}
+		res.seen = true
 		for name := e.Test; ; {
 			i := strings.LastIndexByte(name, '/')
 			if i < 0 {
@@ -176,6 +182,7 @@ func (t *tally) endTest(p, name string, tests map[string]*result) {
 	res := tests[name]
 	full := p + " " + name
 	switch {
+	case !res.seen:
 	case res.action == "pass":
 		if !res.parent {
 			t.done.passed++

@@ -75,6 +75,17 @@ func TestTally(t *testing.T) {
 			shown: []string{"leak: a mount"},
 		},
 		{
+			name: "a slash in a subtest's own name makes no test",
+			lines: []string{
+				`{"Action":"run","Package":"p","Test":"A"}`,
+				`{"Action":"run","Package":"p","Test":"A/mount_/x"}`,
+				`{"Action":"pass","Package":"p","Test":"A/mount_/x"}`,
+				`{"Action":"pass","Package":"p","Test":"A"}`,
+				`{"Action":"pass","Package":"p"}`,
+			},
+			want: counts{passed: 1},
+		},
+		{
 			name: "a build that fails",
 			lines: []string{
 				`{"ImportPath":"p","Action":"build-output","Output":"p.go:1: syntax\n"}`,
