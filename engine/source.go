@@ -37,12 +37,11 @@ func planRoot(r unionfs.Recipe) (*plan.Root, error) {
 	if r.FSType == "" {
 		root.Path = r.Upper
 	}
+	if r.Classic {
+		root.Data = r.Data()
+		return root, nil
+	}
 	for _, p := range r.Params {
-		// fsconfig(2) takes at most 255 bytes. Only a kernel without lowerdir+ (before
-		// 6.8) needs longer ones.
-		if len(p.Value) > 255 {
-			return nil, errorf(ErrUnsupported, "the layers' paths (%s, %d bytes) are too long for this kernel: use a shorter --root", p.Key, len(p.Value))
-		}
 		root.Params = append(root.Params, plan.Param{Key: p.Key, Value: p.Value, Flag: p.Flag})
 	}
 	return root, nil

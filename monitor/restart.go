@@ -14,7 +14,6 @@ type policy struct {
 	max      int
 	restarts int
 	delay    int64 // milliseconds
-	wait     int64 // the delay that is being waited out ends then; 0: none
 }
 
 const (

@@ -93,7 +93,7 @@ func startTicks(pid int) uint64 { return statField(pid, 22) }
 // is in parentheses and may hold anything (proc_pid_stat(5)): it begins with
 // the third, the state.
 func statFields(pid int) []byte {
-	b := readSmall("/proc/"+itoa(pid)+"/stat")
+	b := readSmall("/proc/" + itoa(pid) + "/stat")
 	for i := len(b) - 1; i >= 0; i-- {
 		if b[i] == ')' {
 			return b[min(i+2, len(b)):]
@@ -155,7 +155,7 @@ func removeCgroup(dir string) {
 // pid namespace of its own.
 func killGroup(dir string) {
 	pid := 0
-	for _, c := range readSmall(dir+"/cgroup.procs") {
+	for _, c := range readSmall(dir + "/cgroup.procs") {
 		if c != '\n' {
 			pid = pid*10 + int(c-'0')
 			continue

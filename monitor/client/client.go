@@ -314,10 +314,13 @@ func (s *Session) SetRestart(policy string, max int) error {
 // it goes away before, the monitor's own Cleanup runs after all.
 func (s *Session) TakeCleanup() error { return s.write(wire.MsgCleanup, nil) }
 
-// Close leaves; the container runs on.
+// Close leaves; the container runs on. A Recv that waits in another goroutine ends.
 func (s *Session) Close() error {
 	var err error
-	s.once.Do(func() { err = unix.Close(s.conn) })
+	s.once.Do(func() {
+		unix.Shutdown(s.conn, unix.SHUT_RDWR) // closing alone wakes nobody
+		err = unix.Close(s.conn)
+	})
 	return err
 }
 

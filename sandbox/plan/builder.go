@@ -131,6 +131,20 @@ func (b *builder) begin(kind, why string) {
 
 func (b *builder) in(list *[]program.Op) { b.ops = list }
 
+// undoFirst adds to the ops that run after a failure, before those that are
+// there: what they do must be possible again. Each may fail.
+func (b *builder) undoFirst(add func()) {
+	rest, current := b.prog.Undo, b.ops
+	b.prog.Undo = nil
+	b.in(&b.prog.Undo)
+	add()
+	for i := range b.prog.Undo {
+		b.prog.Undo[i].Tolerate[0] = program.AnyError
+	}
+	b.prog.Undo = append(b.prog.Undo, rest...)
+	b.ops = current
+}
+
 // ref names an op that has been added, to say more about it.
 type ref struct {
 	ops *[]program.Op

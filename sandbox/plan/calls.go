@@ -116,11 +116,15 @@ func (b *builder) setAttr(mount int16, set, clear, propagation uint64, recursive
 // report sends a message of 12 bytes over the sync socket, with a descriptor
 // when file is not program.None (unix(7), SCM_RIGHTS).
 func (b *builder) report(kind byte, file int16) {
-	body := b.words32(uint32(kind), 0, 0)
 	if file == program.None {
-		b.do(unix.SYS_WRITE, slot(program.SlotSync), ptr(body), n(12))
+		b.do(unix.SYS_WRITE, slot(program.SlotSync), ptr(b.words32(uint32(kind), 0, 0)), n(12))
 		return
 	}
+	b.sendFile(program.SlotSync, kind, file)
+}
+
+func (b *builder) sendFile(socket int16, kind byte, file int16) {
+	body := b.words32(uint32(kind), 0, 0)
 	iov := b.words(0, 12)
 	b.reloc(iov, body)
 	space := unix.CmsgSpace(4)
@@ -132,7 +136,7 @@ func (b *builder) report(kind byte, file int16) {
 	msg := b.words(0, 0, 0, 1, 0, uint64(space), 0)
 	b.reloc(msg+16, iov)
 	b.reloc(msg+32, control)
-	b.do(unix.SYS_SENDMSG, slot(program.SlotSync), ptr(msg), n(0))
+	b.do(unix.SYS_SENDMSG, slot(socket), ptr(msg), n(0))
 }
 
 // await waits for the parent's word; a parent that is gone ends the child.

@@ -74,7 +74,9 @@ func (c *compiler) execNamespaces() {
 		b.do(unix.SYS_SETNS, slot(program.SlotPidFD), n(unix.CLONE_NEWPID))
 		b.in(&b.prog.After)
 		b.begin("namespace", "go back to the own pid namespace")
-		b.do(unix.SYS_SETNS, slot(own), n(unix.CLONE_NEWPID))
+		back := func() { b.do(unix.SYS_SETNS, slot(own), n(unix.CLONE_NEWPID)) }
+		back()
+		b.undoFirst(back)
 		b.in(&b.prog.Child)
 	}
 	b.begin("process", "start a session, and let nobody in the container look into the process while it is set up")

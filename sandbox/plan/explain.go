@@ -118,6 +118,10 @@ func slotName(s uint64) string {
 		return "netns"
 	case program.SlotPidFD:
 		return "pidfd"
+	case program.SlotParent:
+		return "the child's socket"
+	case program.SlotChild:
+		return "the child's pid"
 	}
 	return "fd" + u64toa(s-program.FirstOwn+1)
 }
@@ -148,6 +152,8 @@ func (p *Plan) internalCall(op *program.Op) string {
 	switch op.Nr {
 	case program.PokeInt, program.PokeText:
 		return "# pass " + slotName(op.Args[1]) + " on"
+	case program.Load:
+		return "# take it as " + slotName(op.Args[1])
 	case program.Check:
 		return "# go on only if it is what it has to be, else " + unix.ErrnoName(unix.Errno(op.Args[3]))
 	case program.ExecStub:

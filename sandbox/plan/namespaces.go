@@ -114,6 +114,20 @@ func (c *compiler) timeNamespace() {
 // joinBefore enters namespaces that only children of a process can enter.
 func (c *compiler) joinBefore() {
 	b := c.b
+	if c.opt.NetNS && c.userNS {
+		// In the new user namespace there would be no right to join it.
+		b.prog.Pinned = true
+		b.in(&b.prog.Before)
+		b.begin("namespace", "enter the network namespace that was set up for the container, for the clone")
+		own, _ := b.openat(n(cwd), "/proc/thread-self/ns/net", unix.O_RDONLY)
+		b.do(unix.SYS_SETNS, slot(program.SlotNetNS), n(unix.CLONE_NEWNET))
+		b.in(&b.prog.After)
+		b.begin("namespace", "go back to the own network namespace")
+		back := func() { b.do(unix.SYS_SETNS, slot(own), n(unix.CLONE_NEWNET)) }
+		back()
+		b.undoFirst(back)
+		b.in(&b.prog.Child)
+	}
 	p, ok := c.ns.join[unix.CLONE_NEWPID]
 	if !ok {
 		return
@@ -126,7 +140,9 @@ func (c *compiler) joinBefore() {
 	b.do(unix.SYS_SETNS, slot(other), n(unix.CLONE_NEWPID))
 	b.in(&b.prog.After)
 	b.begin("namespace", "go back to the own pid namespace")
-	b.do(unix.SYS_SETNS, slot(own), n(unix.CLONE_NEWPID))
+	back := func() { b.do(unix.SYS_SETNS, slot(own), n(unix.CLONE_NEWPID)) }
+	back()
+	b.undoFirst(back)
 	b.in(&b.prog.Child)
 }
 
@@ -147,7 +163,7 @@ func (c *compiler) joinInChild() {
 			b.do(unix.SYS_SETNS, slot(s), n(t.flag))
 		}
 	}
-	if c.opt.NetNS {
+	if c.opt.NetNS && !c.userNS {
 		b.begin("namespace", "join the network namespace that was set up for it")
 		b.do(unix.SYS_SETNS, slot(program.SlotNetNS), n(unix.CLONE_NEWNET))
 	}

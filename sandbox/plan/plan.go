@@ -22,11 +22,14 @@ var ErrUnsupported = errors.New("not supported")
 
 // Root is what becomes the container's root file system: a directory (Path), or
 // a file system that is made in the container's own mount namespace (FSType
-// with Params, see fsopen(2) and fsconfig(2)).
+// with Params, see fsopen(2) and fsconfig(2); or with Data, the options of
+// mount(2), where fsconfig cannot carry them: it takes 255 bytes a value, and
+// overlay takes its layers one by one only since Linux 6.8).
 type Root struct {
 	Path   string
 	FSType string
 	Params []Param
+	Data   string
 }
 
 // Param is one fsconfig(2) setting; a flag when Flag is set.
@@ -155,6 +158,7 @@ func (c *compiler) enter() {
 		b.do(unix.SYS_UNSHARE, n(uint64(unix.CLONE_NEWCGROUP)))
 	}
 	if c.userNS {
+		c.takeRoot()
 		b.begin("user", "wait for the id maps, then become root in the user namespace")
 		b.await()
 		b.do(unix.SYS_SETRESGID, n(0), n(0), n(0))

@@ -95,6 +95,16 @@ func TestExplain(t *testing.T) {
 			o.Root = &Root{FSType: "overlay", Params: []Param{{Key: "lowerdir+", Value: "/l1"}, {Key: "volatile", Flag: true}}}
 			o.NetNS, o.MakeCwd = true, true
 		}},
+		{"classic", func(s *specs.Spec, o *Options) {
+			o.Root = &Root{FSType: "overlay", Data: "lowerdir=/l2:/l1,upperdir=/u,workdir=/w"}
+		}},
+		{"userns", func(s *specs.Spec, o *Options) {
+			o.Root = &Root{FSType: "overlay", Params: []Param{{Key: "lowerdir+", Value: "/l1"}, {Key: "upperdir", Value: "/c/upper"}, {Key: "workdir", Value: "/c/work"}}}
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 1000, Size: 10}}
+			s.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: 2000, Size: 10}}
+			o.NetNS = true
+		}},
 		{"join", func(s *specs.Spec, o *Options) {
 			for i := range s.Linux.Namespaces {
 				if s.Linux.Namespaces[i].Type != specs.MountNamespace {

@@ -25,7 +25,6 @@ func (c *compiler) refuse() error {
 		{p.ExecCPUAffinity != nil, "process.execCPUAffinity"},
 		{c.ns.join[unix.CLONE_NEWNS] != "", "a mount namespace by path"},
 		{c.ns.join[unix.CLONE_NEWUSER] != "" && c.ns.fresh&^unix.CLONE_NEWNS != 0, "a user namespace by path beside new namespaces"},
-		{c.ns.fresh&unix.CLONE_NEWUSER != 0 && c.opt.Root != nil && c.opt.Root.FSType == "overlay", "a new user namespace over image layers"},
 	} {
 		if r.asked {
 			return errorf("%s: %w", r.what, ErrUnsupported)

@@ -7,6 +7,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"vivarium/sandbox/program"
 )
 
 // propagate gives every mount that the new namespace copied its propagation:
@@ -38,10 +40,16 @@ func (c *compiler) mountRoot() {
 	if root == nil {
 		root = &Root{Path: c.spec.Root.Path}
 	}
-	if root.FSType != "" {
+	switch {
+	case root.FSType != "" && c.userNS:
+		c.mappedRoot(root)
+	case root.Data != "":
+		c.classicRoot(root)
+		return
+	case root.FSType != "":
 		b.begin("rootfs", "make the root file system, "+root.FSType+", from its layers")
 		c.root = b.newFS(root.FSType, root.FSType, root.Params, 0)
-	} else {
+	default:
 		if !filepath.IsAbs(root.Path) {
 			b.fail(errorf("root path %q is not absolute", root.Path))
 		}
@@ -57,6 +65,128 @@ func (c *compiler) mountRoot() {
 	top := b.slot()
 	b.do(unix.SYS_OPENAT, n(cwd), b.str(over), n(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), n(0)).into(top)
 	b.attach(c.root, top)
+}
+
+// classicRoot makes it by mount(2), which attaches at once: over "/". The
+// process's own root stays what it was; ".." from there leads to what lies on it.
+func (c *compiler) classicRoot(root *Root) {
+	b := c.b
+	if len(root.Data) >= unix.Getpagesize() {
+		b.fail(errorf("the paths of the layers have %d bytes, more than mount(2) takes: use a shorter directory, or a kernel from 6.8 on", len(root.Data)))
+		return
+	}
+	b.begin("rootfs", "make the root file system, "+root.FSType+", from its layers")
+	b.do(unix.SYS_MOUNT, b.str(root.FSType), b.str("/"), b.str(root.FSType), n(0), b.str(root.Data))
+	c.root, _ = b.openat(n(cwd), "/..", unix.O_PATH|unix.O_DIRECTORY)
+}
+
+// mappedRoot makes the union for a user namespace. Its layers belong to the ids
+// of the host; each is mapped to those of the namespace, so that root in the
+// container is the owner of what root owns in the layer, and no layer is copied
+// (mount_setattr(2), MOUNT_ATTR_IDMAP; overlay takes such layers since Linux
+// 5.19). Only the parent may do so, and only once the namespace has its maps,
+// so it makes the mount after the clone and sends its descriptor.
+func (c *compiler) mappedRoot(root *Root) {
+	b := c.b
+	b.in(&b.prog.After)
+	b.begin("rootfs", "make the root file system, "+root.FSType+", from its layers, each with the ids of the user namespace")
+	proc := b.bytes(append([]byte("/proc/"), make([]byte, 16)...))
+	b.do(int(program.PokeText), n(proc+6), n(program.SlotChild))
+	dir, userns := b.slot(), b.slot()
+	b.do(unix.SYS_OPENAT, n(cwd), ptr(proc), n(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), n(0)).into(dir)
+	b.do(unix.SYS_OPENAT, slot(dir), b.str("ns/user"), n(unix.O_RDONLY|unix.O_CLOEXEC), n(0)).into(userns)
+	attr := b.words(unix.MOUNT_ATTR_IDMAP, 0, 0, 0)
+	b.do(int(program.PokeInt), n(attr+24), n(int(userns)))
+	// enterLayer makes a mapped copy of the mount at a directory the current
+	// directory: the options of overlay then name paths below it.
+	if root.Data != "" {
+		b.fail(errorf("a user namespace needs overlay layers one by one (lowerdir+, Linux 6.8): %w", ErrUnsupported))
+	}
+	last := ""
+	enterLayer := func(dir string) {
+		if dir == last {
+			return
+		}
+		last = dir
+		m := b.tree(n(cwd), dir, false)
+		b.do(unix.SYS_MOUNT_SETATTR, slot(m), b.str(""), n(unix.AT_EMPTY_PATH), ptr(attr), n(unix.MOUNT_ATTR_SIZE_VER0))
+		b.do(unix.SYS_FCHDIR, slot(m))
+	}
+	// Overlay makes its work directory as the user who mounts it, who needs an
+	// id in the mapped layer: that of the namespace's root. Changing the file
+	// system ids takes capabilities away, which are taken back (capabilities(7)).
+	// Until they are known, "all" stands there: taking that back fails, or does nothing.
+	head, caps := ptr(b.words32(unix.LINUX_CAPABILITY_VERSION_3, 0)), ptr(b.words32(^uint32(0), ^uint32(0), 0, ^uint32(0), ^uint32(0), 0))
+	b.do(unix.SYS_CAPGET, head, caps)
+	become := func(uid, gid uint32) {
+		b.do(unix.SYS_SETFSGID, n(gid))
+		b.do(unix.SYS_SETFSUID, n(uid))
+		b.do(unix.SYS_CAPSET, head, caps)
+	}
+	b.undoFirst(func() {
+		become(0, 0)
+		b.do(unix.SYS_CHDIR, b.str("/"))
+	})
+	b.prog.Pinned = true
+	become(hostID(c.spec.Linux.UIDMappings), hostID(c.spec.Linux.GIDMappings))
+	fs := b.slot()
+	b.do(unix.SYS_FSOPEN, b.str(root.FSType), n(unix.FSOPEN_CLOEXEC)).into(fs)
+	set := func(cmd int, key, value arg) { b.do(unix.SYS_FSCONFIG, slot(fs), n(cmd), key, value, n(0)) }
+	for _, p := range root.Params {
+		value := p.Value
+		switch {
+		case p.Flag:
+			set(unix.FSCONFIG_SET_FLAG, b.str(p.Key), n(0))
+			continue
+		case p.Key == "lowerdir+":
+			enterLayer(value)
+			value = "."
+		case p.Key == "upperdir" || p.Key == "workdir":
+			enterLayer(path.Dir(value))
+			value = path.Base(value)
+		case p.Key == "lowerdir":
+			b.fail(errorf("a user namespace needs overlay layers one by one (lowerdir+, Linux 6.8): %w", ErrUnsupported))
+			return
+		}
+		set(unix.FSCONFIG_SET_STRING, b.str(p.Key), b.str(value))
+	}
+	set(unix.FSCONFIG_CMD_CREATE, n(0), n(0))
+	m := b.slot()
+	b.do(unix.SYS_FSMOUNT, slot(fs), n(unix.FSMOUNT_CLOEXEC), n(0)).into(m)
+	become(0, 0)
+	b.do(unix.SYS_CHDIR, b.str("/"))
+	b.sendFile(program.SlotParent, 'M', m)
+	b.in(&b.prog.Child)
+}
+
+// hostID is what root of a user namespace is outside of it.
+func hostID(maps []specs.LinuxIDMapping) uint32 {
+	for _, m := range maps {
+		if m.ContainerID == 0 && m.Size > 0 {
+			return m.HostID
+		}
+	}
+	return 65534 // the namespace has no root: the overflow id (user_namespaces(7))
+}
+
+// takeRoot receives what mappedRoot sends; it comes before the parent's word.
+func (c *compiler) takeRoot() {
+	if root := c.opt.Root; root == nil || root.FSType == "" {
+		return
+	}
+	b := c.b
+	b.begin("rootfs", "take the root file system from the parent")
+	c.root = b.slot()
+	body := b.words(0, 0)
+	iov := b.words(0, 16)
+	b.reloc(iov, body)
+	control := b.buf(unix.CmsgSpace(4))
+	*b.word(control + 16) = ^uint64(0) // no descriptor came: the next use says so
+	msg := b.words(0, 0, 0, 1, 0, uint64(unix.CmsgSpace(4)), 0)
+	b.reloc(msg+16, iov)
+	b.reloc(msg+32, control)
+	b.do(unix.SYS_RECVMSG, slot(program.SlotSync), ptr(msg), n(unix.MSG_CMSG_CLOEXEC))
+	b.do(int(program.Load), n(control+16), n(int(c.root)))
 }
 
 // pivot makes the new root the process's root, and the host's tree go away.
@@ -167,7 +297,15 @@ func (c *compiler) mountFS(m *specs.Mount, o mountOpts) error {
 		source = m.Type
 	}
 	attr := o.set | o.recSet
-	fs := b.newFS(m.Type, source, o.data, attr)
+	var fs int16
+	if m.Type == "sysfs" && c.userNS && c.opt.NetNS {
+		// sysfs shows devices of a network namespace, and only who has rights
+		// over that may mount it: show the host's, as it is.
+		fs = b.tree(n(cwd), "/sys", true)
+		b.setAttr(fs, attr, 0, unix.MS_PRIVATE, true)
+	} else {
+		fs = b.newFS(m.Type, source, o.data, attr)
+	}
 	if o.propagation != 0 {
 		b.setAttr(fs, 0, 0, o.propagation, o.recPropagation)
 	}
@@ -198,6 +336,11 @@ func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 	if err := unix.Stat(source, &st); err != nil {
 		return errorf("bind source %s: %w", source, err)
 	}
+	if c.userNS {
+		// The root of the namespace may have no way to the source: the parent
+		// takes it, before the clone.
+		b.in(&b.prog.Before)
+	}
 	b.begin("mount", "show "+source+" at "+m.Destination)
 	tree := b.tree(n(cwd), source, o.recursive)
 	if o.set|o.clear != 0 {
@@ -212,6 +355,10 @@ func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 		prop, rec = unix.MS_PRIVATE, true
 	}
 	b.setAttr(tree, 0, 0, prop, rec)
+	if c.userNS {
+		b.in(&b.prog.Child)
+		b.begin("mount", "show "+source+" at "+m.Destination)
+	}
 	t := b.target(c.root, m.Destination, st.Mode&unix.S_IFMT == unix.S_IFDIR)
 	b.attach(tree, t)
 	if path.Clean(m.Destination) == "/dev" {

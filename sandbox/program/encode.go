@@ -198,7 +198,7 @@ func (p *Program) validOp(op *Op) bool {
 	}
 	inside := func(at, n uint64) bool { return at < size && at+n <= size }
 	switch op.Nr {
-	case PokeInt:
+	case PokeInt, Load:
 		return inside(op.Args[0], 4) && op.Args[1] < MaxSlots
 	case PokeText:
 		return inside(op.Args[0], 12) && op.Args[1] < MaxSlots

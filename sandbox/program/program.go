@@ -30,6 +30,8 @@ const (
 	Skip
 	// Die sends SIGKILL to the process that runs the program (fault tests).
 	Die
+	// Load puts the native 32-bit integer at Data[Args[0]] into slot Args[1].
+	Load
 	// ExecStub is execveat of the descriptor in slot Args[0] with argv and envp
 	// at Data[Args[1]] and Data[Args[2]]; the descriptor in slot Args[3] is
 	// kept open over it for one report more. When Args[5] is not 0, the
@@ -77,9 +79,11 @@ const (
 	SlotStdin        // what becomes descriptors 0, 1 and 2
 	SlotStdout
 	SlotStderr
-	SlotNetNS // a network namespace made by the caller, or -1
-	SlotPidFD // a pidfd of the process whose namespaces are joined, or -1
-	FirstOwn  = 16
+	SlotNetNS  // a network namespace made by the caller, or -1
+	SlotPidFD  // a pidfd of the process whose namespaces are joined, or -1
+	SlotParent // the parent's end of that socket; After ops may send on it
+	SlotChild  // not a descriptor: the child's pid, for After ops
+	FirstOwn   = 16
 )
 
 // Program is a compiled plan.

@@ -35,7 +35,9 @@ func run(ops []program.Op, s *slots, base unsafe.Pointer) (int, syscall.Errno) {
 			}
 			for {
 				r, _, e = syscall.RawSyscall6(uintptr(op.Nr), a[0], a[1], a[2], a[3], a[4], a[5])
-				if e != syscall.EINTR {
+				// The BPF verifier gives up with EAGAIN when a signal is pending,
+				// such as one of the scheduler's in the parent (bpf(2)).
+				if e != syscall.EINTR && !(e == syscall.EAGAIN && op.Nr == sysBPF) {
 					break
 				}
 			}
@@ -86,6 +88,8 @@ func internal(op *program.Op, s *slots, base unsafe.Pointer) syscall.Errno {
 	switch op.Nr {
 	case program.PokeInt:
 		*(*int32)(at) = s[op.Args[1]&(program.MaxSlots-1)]
+	case program.Load:
+		s[op.Args[1]&(program.MaxSlots-1)] = *(*int32)(at)
 	case program.PokeText:
 		pokeText(at, s[op.Args[1]&(program.MaxSlots-1)])
 	case program.Check:

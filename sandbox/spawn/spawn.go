@@ -140,6 +140,7 @@ func (l *loaded) start(s *slots) (*Process, error) {
 		return nil, l.undo(s, err)
 	}
 	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], prog: l.Program}
+	s[program.SlotParent], s[program.SlotChild] = int32(pair[0]), int32(pid)
 	if err := l.after(s, proc); err != nil {
 		proc.Kill()
 		proc.reap()

@@ -298,3 +298,69 @@ func TestDecodeRefusesWhatPointsOutside(t *testing.T) {
 		}
 	}
 }
+
+// union gives the box a root of layers instead of a directory.
+func (b *box) union(t *testing.T) (upper string) {
+	dir := t.TempDir()
+	for _, d := range []string{"upper", "work"} {
+		must(t, os.Mkdir(dir+"/"+d, 0o755))
+	}
+	b.opt.Root = &plan.Root{FSType: "overlay", Params: []plan.Param{{Key: "lowerdir+", Value: b.spec.Root.Path},
+		{Key: "upperdir", Value: dir + "/upper"}, {Key: "workdir", Value: dir + "/work"}}}
+	return dir + "/upper"
+}
+
+func TestUnion(t *testing.T) {
+	for _, classic := range []bool{false, true} {
+		b := newBox(t, "sh", "-c", "echo x >/etc/new; cat /etc/new; mount | busybox grep -c ' on / type overlay '")
+		upper := b.union(t)
+		if classic {
+			b.opt.Root.Data = "lowerdir=" + b.spec.Root.Path + ",upperdir=" + upper + ",workdir=" + filepath.Dir(upper) + "/work"
+		}
+		ws, err := b.run(spawn.Fault{})
+		must(t, err)
+		if b.out.String() != "x\n1\n" || ws.ExitStatus() != 0 {
+			t.Errorf("classic %v: got %q with %v", classic, b.out.String(), ws)
+		}
+		if got, err := os.ReadFile(upper + "/etc/new"); string(got) != "x\n" {
+			t.Errorf("classic %v: the upper directory has %q, %v", classic, got, err)
+		}
+	}
+}
+
+// TestUserNamespace: root in the namespace is nobody outside, and owns what root
+// owns in the layers.
+func TestUserNamespace(t *testing.T) {
+	b := newBox(t, "sh", "-c", "busybox id -u; echo x >/etc/new; busybox stat -c %u /bin/busybox /etc/new; cat /proc/self/uid_map")
+	upper := b.union(t)
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	maps := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 1000}}
+	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = maps, maps
+	ws, err := b.run(spawn.Fault{})
+	must(t, err)
+	if got := strings.Join(strings.Fields(b.out.String()), " "); got != "0 0 0 0 100000 1000" || ws.ExitStatus() != 0 {
+		t.Errorf("got %q with %v", got, ws)
+	}
+	var st unix.Stat_t
+	must(t, unix.Stat(upper+"/etc/new", &st))
+	if st.Uid != 0 {
+		t.Errorf("the layer has the new file with owner %d, want 0", st.Uid)
+	}
+	if n := len(failures(b)); n < 20 {
+		t.Errorf("only %d ops after the clone", n)
+	}
+}
+
+// failures lets each op after the clone fail, and gives their errors.
+func failures(b *box) (errs []error) {
+	p, err := plan.Compile(b.spec, b.opt)
+	must(b.t, err)
+	for i := range p.Program().After {
+		_, err := b.run(spawn.Fault{Phase: spawn.After, Index: i, Errno: unix.EDOM})
+		if !errors.Is(err, unix.EDOM) {
+			b.t.Errorf("op %d after the clone: got %v", i, err)
+		}
+		errs = append(errs, err)
+	}
+	return errs
+}

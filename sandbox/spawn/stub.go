@@ -24,6 +24,7 @@ import (
 
 const (
 	sysExecveat = 322*amd64 + 281*(1-amd64)
+	sysBPF      = 321*amd64 + 280*(1-amd64)
 	sysMemfd    = 319*amd64 + 279*(1-amd64)
 	atEmptyPath = 0x1000
 
