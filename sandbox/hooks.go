@@ -29,11 +29,13 @@ const hookTimeout = 10 * time.Minute
 
 func hasHooks(s *specs.Spec) bool {
 	h := s.Hooks
+	//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
 	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0
 }
 
 func createHooks(s *specs.Spec) bool {
 	h := s.Hooks
+	//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
 	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
 }
 
@@ -206,6 +208,7 @@ func (l *launch) createHooks() error {
 		return err
 	}
 	h := l.spec.Hooks
+	//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
 	if err := r.each("prestart", h.Prestart, r.outside); err != nil {
 		return err
 	}

@@ -132,6 +132,7 @@ func (a *app) execute(c *command, args []string) int {
 		a.log.error(err.Error())
 		return 1
 	}
+	a.log.debugf("%s %s", c.name, strings.Join(rest, " "))
 	code, err := c.run(rest)
 	if err == nil {
 		return code

@@ -24,7 +24,8 @@ echo "$0 $status $where $(busybox readlink /proc/self/ns/mnt) $ONLY $#" >>` + fi
 		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script, kind, "x"}, Env: []string{"ONLY=this", "PATH=/bin:/usr/bin"}}}
 	}
 	b.spec.Hooks = &specs.Hooks{
-		Prestart:        hook("prestart", log, rootfs), //nolint:staticcheck // deprecated, and in use
+		//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
+		Prestart:        hook("prestart", log, rootfs),
 		CreateRuntime:   hook("createRuntime", log, rootfs),
 		CreateContainer: hook("createContainer", log, rootfs),
 		StartContainer:  hook("startContainer", "/hooklog", rootfs),
@@ -110,7 +111,8 @@ func TestHookFails(t *testing.T) {
 		put  func(*specs.Hooks)
 		verb string
 	}{
-		{"prestart", func(h *specs.Hooks) { h.Prestart = bad }, "create"}, //nolint:staticcheck
+		//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
+		{"prestart", func(h *specs.Hooks) { h.Prestart = bad }, "create"},
 		{"createRuntime", func(h *specs.Hooks) { h.CreateRuntime = bad }, "create"},
 		{"createContainer", func(h *specs.Hooks) { h.CreateContainer = bad }, "create"},
 		{"startContainer", func(h *specs.Hooks) { h.StartContainer = bad }, "start"},

@@ -44,13 +44,14 @@ func (l *logger) error(msg string) {
 	}
 }
 
-func (l *logger) warn(msg string) { l.write("warning", msg) }
-
-func (l *logger) debugf(msg string) {
+// debugf tells what is done, when --debug asks for it.
+func (l *logger) debugf(format string, args ...any) {
 	if l.debug {
-		l.write("debug", msg)
+		l.write("debug", fmt.Sprintf(format, args...))
 	}
 }
+
+func (l *logger) warn(msg string) { l.write("warning", msg) }
 
 // quoteText is as logrus quotes: only what needs it.
 func quoteText(s string) string {

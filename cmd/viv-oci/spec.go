@@ -40,7 +40,8 @@ func writeSpec(dir string, rootless bool) error {
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "config.json"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if os.IsExist(err) {
-		return fmt.Errorf("File config.json exists. Remove it first") //nolint:revive // runc's words
+		//lint:ignore ST1005 these are runc's words, which callers look for
+		return fmt.Errorf("File config.json exists. Remove it first")
 	}
 	if err != nil {
 		return fmt.Errorf("write the spec: %w", err)

@@ -127,7 +127,7 @@ func (a *app) update() *command {
 		),
 		run: func(args []string) (int, error) {
 			if cache+bandwidth != "" {
-				return 0, errors.New("Intel RDT is not supported")
+				return 0, errors.New("resources of Intel RDT are not supported: leave out --l3-cache-schema and --mem-bw-schema")
 			}
 			if file != "" {
 				if err := readResources(file, &l.res); err != nil {

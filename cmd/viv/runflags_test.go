@@ -98,6 +98,7 @@ func TestCreateFlags(t *testing.T) {
 }
 
 func TestCreateFlagErrors(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
 	for args, want := range map[string]string{
 		"--health-cmd x":                      "health checks are not run",
 		"--runtime runc":                      "own runtime only",
@@ -113,9 +114,9 @@ func TestCreateFlagErrors(t *testing.T) {
 		"--cpus x":                            "failed to parse x as a rational number",
 		"--cpus 1.0000000001":                 "value is too precise",
 		"-e =x":                               "invalid environment variable: =x",
-		"--env-file /nonexistent":             "no such file or directory",
+		"--env-file " + none:                  "no such file or directory",
 		"-l =":                                "invalid label '=': empty name",
-		"--security-opt seccomp=/nonexist":    "opening seccomp profile (/nonexist) failed",
+		"--security-opt seccomp=" + none:      "opening seccomp profile (" + none + ") failed",
 		"--security-opt foo":                  `invalid --security-opt: "foo"`,
 		"--restart always --rm":               "conflicting options: cannot specify both --restart and --rm",
 		"--pull x":                            "invalid pull option: 'x'",

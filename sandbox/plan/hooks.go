@@ -10,6 +10,7 @@ import (
 // the namespaces and the mounts are there, the root is still the host's.
 func (c *compiler) waitForHooks() {
 	h := c.spec.Hooks
+	//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
 	if !c.opt.Hooks || h == nil || len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) == 0 {
 		return
 	}

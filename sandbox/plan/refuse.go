@@ -14,6 +14,7 @@ func (c *compiler) refuse() error {
 		asked bool
 		what  string
 	}{
+		//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
 		{!c.opt.Hooks && s.Hooks != nil && len(s.Hooks.Prestart)+len(s.Hooks.CreateRuntime)+len(s.Hooks.CreateContainer)+len(s.Hooks.StartContainer)+len(s.Hooks.Poststart)+len(s.Hooks.Poststop) > 0, "hooks"},
 		{s.Solaris != nil || s.Windows != nil || s.VM != nil || s.ZOS != nil || s.FreeBSD != nil, "a platform other than linux"},
 		{l.IntelRdt != nil, "linux.intelRdt"},

@@ -25,8 +25,8 @@ var patterns = []string{
 	"./network/...", "./engine/...", "./test/vm/proof", "./test/blackbox/...",
 }
 
-// apart are packages that are about the source or the host, not about the kernel.
-var apart = []string{"vivarium/internal/archtest", "vivarium/internal/deps"}
+// apart are packages that are about the source, not about the kernel.
+var apart = []string{"vivarium/internal/archtest"}
 
 // TestPackages runs the packages' tests in the machine; each test there is a
 // subtest here. VIV_TEST_VM_PACKAGES, a list of patterns, chooses others.
