@@ -59,18 +59,14 @@ type Launch struct {
 	once sync.Once
 }
 
-// null is opened once: the monitor's own standard descriptors.
-var null = sync.OnceValues(func() (int, error) {
-	return unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-})
-
 // Spawn starts the monitor binary (viv-monitor) in a session of
 // its own: it outlives the command that started it.
 func Spawn(binary string) (*Launch, error) {
-	dev, err := null()
+	dev, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/null: %w", err)
 	}
+	defer unix.Close(dev)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make the monitor's socket: %w", err)
@@ -353,5 +349,6 @@ func Adopt(ctx context.Context, binary string, cfg *wire.Config) error {
 		s.WaitMonitor()
 		return fmt.Errorf("adopt the container %s: %w", cfg.ID, err)
 	}
+	go s.WaitMonitor() // nobody else will: a program that lives on would keep a zombie
 	return nil
 }

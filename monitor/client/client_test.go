@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,30 +16,13 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"vivarium/internal/testenv"
 	"vivarium/monitor/client"
 	"vivarium/monitor/wire"
 	"vivarium/sandbox/plan"
 )
 
-// binary is viv-monitor, built once for all tests.
-var binary string
-
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "viv-monitor-test")
-	if err != nil {
-		panic(err)
-	}
-	binary = dir + "/viv-monitor"
-	cmd := exec.Command("go", "build", "-o", binary, "vivarium/cmd/viv-monitor")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build viv-monitor: %v\n%s", err, out)
-		os.Exit(1)
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
 
 type box struct {
 	t    *testing.T
@@ -51,9 +33,7 @@ type box struct {
 
 func newBox(t *testing.T, script string) *box {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes namespaces, mounts and control groups")
-	}
+	testenv.Root(t)
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
 		t.Fatalf("the tests need Debian's busybox-static: %v", err)
@@ -95,7 +75,7 @@ func (b *box) start() *client.Session {
 	p, err := plan.Compile(b.spec, plan.Options{ID: b.id})
 	must(b.t, err)
 	b.cfg.Program, b.cfg.CgroupDirs = p.Encode(), p.CgroupDirs()
-	l, err := client.Spawn(binary)
+	l, err := client.Spawn(testenv.Binary(b.t, "viv-monitor"))
 	must(b.t, err)
 	s, err := l.Run(context.Background(), b.cfg, nil)
 	must(b.t, err)
@@ -290,7 +270,7 @@ func TestAdopt(t *testing.T) {
 		t.Fatalf("process up %v, monitor up %v; want true, false", up, mon)
 	}
 	b.cfg.AdoptPid, b.cfg.AdoptTicks, b.cfg.AdoptStarted = st.Pid, st.StartTicks, st.StartedAt
-	must(t, client.Adopt(context.Background(), binary, b.cfg))
+	must(t, client.Adopt(context.Background(), testenv.Binary(t, "viv-monitor"), b.cfg))
 	a, err := client.Attach(context.Background(), b.cfg.StateDir, true)
 	must(t, err)
 	defer a.Close()
