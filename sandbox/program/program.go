@@ -104,6 +104,10 @@ type Program struct {
 	// Pinned: the parent's ops change what belongs to their thread (setns,
 	// unshare), so they must all run on one.
 	Pinned bool
+	// SharesMemory: the child may work in its parent's memory until its execve.
+	// It must not where something that it sets belongs to the memory and would
+	// be the parent's too.
+	SharesMemory bool
 	// UIDMap and GIDMap are written to /proc/PID/{uid,gid}_map before the
 	// child may go on; empty without a new user namespace.
 	UIDMap, GIDMap string

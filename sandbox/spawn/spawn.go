@@ -5,8 +5,8 @@
 // The child of a multi-threaded Go process has one thread and none of the
 // runtime's services. The fork discipline is that of package syscall: signals
 // blocked and the stack guard spoiled around the clone (runtime_BeforeFork,
-// runtime_AfterFork, runtime_AfterForkInChild), ForkLock held, and only nosplit
-// code in the child, which does nothing but system calls.
+// runtime_AfterFork), ForkLock held, and only nosplit code in the child, which
+// does nothing but system calls.
 package spawn
 
 import (
@@ -23,16 +23,15 @@ func runtimeBeforeFork()
 //go:linkname runtimeAfterFork syscall.runtime_AfterFork
 func runtimeAfterFork()
 
-//go:linkname runtimeAfterForkInChild syscall.runtime_AfterForkInChild
-func runtimeAfterForkInChild()
-
 const (
 	sysClone3    = 435
 	sysPidfdOpen = 434
 
-	clonePidfd      = 0x1000
-	cloneIntoCgroup = 0x200000000
-	cloneNewUser    = 0x10000000
+	cloneVM_          = 0x100
+	clonePidfd        = 0x1000
+	cloneClearSighand = 0x100000000
+	cloneIntoCgroup   = 0x200000000
+	cloneNewUser      = 0x10000000
 )
 
 // Reports of the child, each 12 bytes on the sync socket: the kind, the index
@@ -72,6 +71,7 @@ type Process struct {
 	PidFD int
 	sync  int
 	prog  *program.Program
+	stack []byte // of a child that shares our memory
 }
 
 // cloneArgs is struct clone_args of clone3(2), as of Linux 5.7.
@@ -132,14 +132,14 @@ func (l *loaded) start(s *slots) (*Process, error) {
 	defer syscall.Close(stub)
 	s[program.SlotStub] = int32(stub)
 
-	pid, pidfd, e := l.fork(s, pair[0])
+	pid, pidfd, stack, e := l.fork(s, pair[0])
 	if e != 0 {
 		syscall.Close(pair[0])
 		err := l.failure(Before, l.Before, len(l.Before), e)
 		err.Step = program.Step{Kind: "clone", Why: "clone the container's first process with its namespaces"}
 		return nil, l.undo(s, err)
 	}
-	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], prog: l.Program}
+	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], prog: l.Program, stack: stack}
 	s[program.SlotParent], s[program.SlotChild] = int32(pair[0]), int32(pid)
 	if err := l.after(s, proc); err != nil {
 		proc.Kill()
@@ -150,34 +150,84 @@ func (l *loaded) start(s *slots) (*Process, error) {
 	return proc, nil
 }
 
-// fork clones. Everything from runtimeBeforeFork to the child's last op is in
-// one function, on one stack frame that the clone copies.
+// childArgs is what the child of a clone needs.
+type childArgs struct {
+	ops    []program.Op
+	slots  *slots
+	base   unsafe.Pointer
+	parent int      // the parent's end of the sync socket
+	mask   [16]byte // a signal set with nothing in it
+}
+
+// childStack is the size of the stack of a child that shares memory: its deepest
+// call needs less than the linker's bound for nosplit functions (800 bytes).
+const childStack = 16 << 10
+
+// fork clones the child. Signals are blocked around it, so that none of the
+// runtime's handlers runs in the child; it starts with none (CLONE_CLEAR_SIGHAND,
+// Linux 5.5) and unblocks them.
+//
+// A child that may (program.SharesMemory) shares the parent's memory until its
+// execve, which saves a copy of the page tables and a fault for each page that
+// either touches; it then has a stack and slots of its own. That is what vfork
+// does, but the parent goes on and can put a bound on it. stack has to live
+// until the child's execve.
 //
 //go:norace
 //go:noinline
-func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, e syscall.Errno) {
+func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, stack []byte, e syscall.Errno) {
 	var fd int32 = -1
-	args := cloneArgs{flags: l.CloneFlags | clonePidfd, exitSignal: uint64(syscall.SIGCHLD), pidfd: uint64(uintptr(unsafe.Pointer(&fd)))}
+	args := cloneArgs{flags: l.CloneFlags | clonePidfd | cloneClearSighand, exitSignal: uint64(syscall.SIGCHLD), pidfd: uint64(uintptr(unsafe.Pointer(&fd)))}
 	if l.CgroupSlot >= 0 {
 		args.flags |= cloneIntoCgroup
 		args.cgroup = uint64(uint32(s[l.CgroupSlot]))
 	}
-	ops, base := l.Child, l.base
-	var report [3]uint32
+	child := &childArgs{ops: l.Child, slots: s, base: l.base, parent: parentEnd}
+	if l.SharesMemory {
+		own := *s
+		child.slots = &own
+		stack = make([]byte, childStack)
+		args.flags |= cloneVM_
+		args.stack, args.stackSize = uint64(uintptr(unsafe.Pointer(&stack[0]))), childStack
+	}
+	var r uintptr
 	syscall.ForkLock.Lock()
 	runtimeBeforeFork()
-	r, _, e := syscall.RawSyscall(sysClone3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
-	if e != 0 || r != 0 {
-		runtimeAfterFork()
-		syscall.ForkLock.Unlock()
-		return int(r), int(fd), e
+	if l.SharesMemory {
+		r = cloneVM(&args, unsafe.Sizeof(args), child)
+		if r > ^uintptr(4095) {
+			r, e = 0, syscall.Errno(-r)
+		}
+	} else {
+		r, _, e = syscall.RawSyscall(sysClone3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+		if e == 0 && r == 0 {
+			childMain(child)
+		}
 	}
-	runtimeAfterForkInChild()
+	runtimeAfterFork()
+	syscall.ForkLock.Unlock()
+	runtime.KeepAlive(child)
+	return int(r), int(fd), stack, e
+}
+
+// cloneVM is clone3(2) for a child on a stack of its own.
+func cloneVM(args *cloneArgs, size uintptr, child *childArgs) (r uintptr)
+
+// childMain is the child, from the clone to execve. It does not return.
+//
+//go:norace
+//go:nosplit
+//go:noinline
+//go:nocheckptr
+func childMain(c *childArgs) {
+	const setMask = 2 // SIG_SETMASK
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&c.mask)), 0, 8, 0, 0)
 	// With a copy of the parent's end the child would never see it close.
-	syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(parentEnd), 0, 0)
-	n, e := run(ops, s, base)
+	syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(c.parent), 0, 0)
+	n, e := run(c.ops, c.slots, c.base)
+	var report [3]uint32
 	report[0], report[1], report[2] = ReportFailed, uint32(n), uint32(e)
-	syscall.RawSyscall(syscall.SYS_WRITE, uintptr(s[program.SlotSync]), uintptr(unsafe.Pointer(&report)), reportSize)
+	syscall.RawSyscall(syscall.SYS_WRITE, uintptr(c.slots[program.SlotSync]), uintptr(unsafe.Pointer(&report)), reportSize)
 	for {
 		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 127, 0, 0)
 	}
