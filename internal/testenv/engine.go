@@ -258,6 +258,37 @@ func Binary(t testing.TB, name string) string {
 	return path
 }
 
+// Program returns the path of a static program of the tests' own: name in
+// VIV_BIN_DIR, or else what go makes of a package of this module.
+func Program(t testing.TB, name, pkg string) string {
+	t.Helper()
+	if dir := os.Getenv("VIV_BIN_DIR"); dir != "" {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), name)
+	if err := compile(root, path, pkg); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func compile(root, path, pkg string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-o", path, pkg)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return nil
+}
+
 // build compiles ./cmd/name as `./run build` does, with the other programs beside viv.
 func build(name string) (string, error) {
 	root, err := moduleRoot()
@@ -266,11 +297,8 @@ func build(name string) (string, error) {
 	}
 	dir := filepath.Join(tempDir(), "bin")
 	for _, n := range []string{"viv", "viv-oci", "viv-monitor"} {
-		cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, n), "./cmd/"+n)
-		cmd.Dir = root
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("build %s: %w\n%s", n, err, out)
+		if err := compile(root, filepath.Join(dir, n), "./cmd/"+n); err != nil {
+			return "", err
 		}
 	}
 	return filepath.Join(dir, name), nil

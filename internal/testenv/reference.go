@@ -44,6 +44,16 @@ func referenceEngine(t testing.TB) *Instance {
 	return e
 }
 
+// Docker is the reference engine beside the one that is tested, on a daemon of its
+// own. It skips the test where Docker is not installed.
+func Docker(t testing.TB) *Instance {
+	t.Helper()
+	if _, err := exec.LookPath("dockerd"); err != nil {
+		t.Skip("dockerd is not installed (test/install-deps bench installs it)")
+	}
+	return referenceEngine(t)
+}
+
 // dockerClient prefers Debian's client, which belongs to Debian's daemon; another in
 // the path may be newer.
 func dockerClient() string {
