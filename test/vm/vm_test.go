@@ -139,7 +139,10 @@ func compile(t *testing.T, dir string, packages []pkg) (map[string]string, []pro
 	}
 	for _, name := range tools {
 		for _, file := range withLibraries(t, name) {
-			files[file] = file
+			var err error
+			if files[file], err = filepath.EvalSymlinks(file); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	for _, from := range []string{"./cmd/viv", "./cmd/viv-oci", "./cmd/viv-monitor", "./test/blackbox/syscalls"} {
