@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"vivarium/image"
 	"vivarium/image/registry"
@@ -81,6 +82,25 @@ func (r *run) resolveImage(ctx context.Context) error {
 		return err
 	}
 	r.image = imageSource(img)
+	return r.addInit(ctx, s)
+}
+
+// addInit puts the image's init layer on top: what a container has mounted on
+// every time is then not in its own layer. A dry run takes one that is there.
+func (r *run) addInit(ctx context.Context, s *store.Store) (err error) {
+	var tree string
+	if r.dry {
+		tree, _, err = s.FindInit(r.image.Layers)
+	} else {
+		tree, err = s.InitLayer(ctx, r.image.Layers)
+	}
+	if err != nil {
+		return fmt.Errorf("image %s: %w", r.opt.Config.Image, err)
+	}
+	if tree != "" {
+		r.image.Layers = append(r.image.Layers, tree)
+		r.image.Lower = append([]string{tree}, r.image.Lower...)
+	}
 	return nil
 }
 
@@ -212,8 +232,11 @@ func (e *Engine) containerSource(c *Container) (*source, error) {
 		return hostSource(), nil
 	}
 	src := &source{ID: c.ImageID, Config: c.ImageConfig, Layers: c.Layers}
-	for i := len(c.Layers) - 1; i >= 0; i-- {
-		src.Lower = append(src.Lower, c.Layers[i])
+	if n := len(c.Layers); n > 1 && store.IsInit(c.Layers[n-1]) && unix.Access(c.Layers[n-1], unix.F_OK) != nil {
+		src.Layers = c.Layers[:n-1] // a repair took it; the next start makes it again
+	}
+	for i := len(src.Layers) - 1; i >= 0; i-- {
+		src.Lower = append(src.Lower, src.Layers[i])
 	}
 	if len(src.Lower) == 0 {
 		return nil, fmt.Errorf("container %s has no layers on record", c.Name)

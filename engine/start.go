@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"fmt"
 
+	"vivarium/image/store"
 	"vivarium/monitor/client"
 	"vivarium/monitor/wire"
 )
@@ -76,6 +78,15 @@ func (r *run) takeRecord(ctx context.Context) (up bool, err error) {
 
 // loadImage finds the layers that the container was made from.
 func (r *run) loadImage(ctx context.Context) (err error) {
+	if n := len(r.c.Layers); n > 1 && store.IsInit(r.c.Layers[n-1]) {
+		s, err := r.e.images()
+		if err != nil {
+			return err
+		}
+		if _, err := s.InitLayer(ctx, r.c.Layers[:n-1]); err != nil {
+			return fmt.Errorf("container %s: %w", r.c.Name, err)
+		}
+	}
 	r.image, err = r.e.containerSource(r.c)
 	return err
 }

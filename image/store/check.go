@@ -181,6 +181,27 @@ func (c *checker) layerDirs(ctx context.Context) error {
 			}
 		}
 	}
+	return c.initDirs(ctx)
+}
+
+// initDirs reports init layers that somebody wrote into; the next start makes a
+// new one.
+func (c *checker) initDirs(ctx context.Context) error {
+	list, err := os.ReadDir(c.s.initRoot())
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		full := filepath.Join(c.s.initRoot(), e.Name())
+		err := checkInit(full)
+		if err == nil {
+			continue
+		}
+		p := c.found("init layer "+full, "damaged: %v", err)
+		if c.repair {
+			p.Repaired = c.dropLayer(ctx, full) == nil
+		}
+	}
 	return nil
 }
 
@@ -354,6 +375,9 @@ func (c *checker) garbage(ctx context.Context) error {
 		for _, d := range got.Layers {
 			c.found("layer "+string(d), "nothing needs it").Repaired = true
 		}
+		for _, d := range got.Inits {
+			c.found("init layer "+string(d), "nothing needs it").Repaired = true
+		}
 		return nil
 	}
 	hold, err := acquireExclusive(ctx, c.s)
@@ -368,7 +392,7 @@ func (c *checker) garbage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, dir := range []string{c.s.imagesDir() + "/blobs/sha256", c.s.root + "/layers/sha256", c.s.root + "/layers/chain"} {
+	for _, dir := range []string{c.s.imagesDir() + "/blobs/sha256", c.s.root + "/layers/sha256", c.s.root + "/layers/chain", c.s.initRoot()} {
 		list, err := os.ReadDir(dir)
 		if err != nil {
 			return err

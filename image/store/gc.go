@@ -22,7 +22,8 @@ import (
 // Collected is what a garbage collection removed.
 type Collected struct {
 	Blobs, Layers []digest.Digest
-	Bytes         int64 // as the records and the blobs' sizes say
+	Inits         []digest.Digest // init layers, by the chain ID of the layer below
+	Bytes         int64           // as the records and the blobs' sizes say
 }
 
 // GC removes blobs and layers that no image, no container and no running
@@ -144,6 +145,7 @@ func (s *Store) moveGarbage(ctx context.Context, c *Collected) ([]string, error)
 		{s.imagesDir() + "/blobs/sha256", &c.Blobs},
 		{s.root + "/layers/sha256", &c.Layers},
 		{s.root + "/layers/chain", &c.Layers},
+		{s.initRoot(), &c.Inits},
 	} {
 		if err := s.discard(kind.dir, live, bin, kind.list, c); err != nil {
 			return trash, err
@@ -166,7 +168,7 @@ func (s *Store) discard(dir string, live map[string]bool, bin string, list *[]di
 			continue
 		}
 		size := sizeOf(full, e)
-		if err := os.Rename(full, filepath.Join(bin, fmt.Sprintf("%d-%s", len(c.Blobs)+len(c.Layers), e.Name()))); err != nil {
+		if err := os.Rename(full, filepath.Join(bin, fmt.Sprintf("%d-%s", len(c.Blobs)+len(c.Layers)+len(c.Inits), e.Name()))); err != nil {
 			return err
 		}
 		c.Bytes += size
@@ -263,8 +265,12 @@ func (s *Store) markConfig(d digest.Digest, live map[string]bool) {
 	if err != nil {
 		return
 	}
-	for i, chain := range image.ChainIDs(cfg.RootFS.DiffIDs) {
+	chains := image.ChainIDs(cfg.RootFS.DiffIDs)
+	for i, chain := range chains {
 		live[s.sharedLayerDir(cfg.RootFS.DiffIDs[i])] = true
 		live[s.chainLayerDir(chain)] = true
+	}
+	if n := len(chains); n > 0 {
+		live[s.initDir(chains[n-1])] = true
 	}
 }

@@ -109,7 +109,7 @@ func (s *Store) hasBlob(d digest.Digest, size int64) bool {
 // ensure makes the directories and the files of an empty layout.
 func (s *Store) ensure() error {
 	for _, dir := range []string{
-		s.imagesDir() + "/blobs/sha256", s.root + "/layers/sha256", s.root + "/layers/chain", s.tmpDir(), s.root + "/locks",
+		s.imagesDir() + "/blobs/sha256", s.root + "/layers/sha256", s.root + "/layers/chain", s.initRoot(), s.tmpDir(), s.root + "/locks",
 	} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("make image store: %w", err)

@@ -80,6 +80,11 @@ func (s *Store) Begin(ctx context.Context) (*Tx, error) {
 		return nil, err
 	}
 	defer hold()
+	return s.stageHeld()
+}
+
+// stageHeld makes a staging directory with its lease. The store is held.
+func (s *Store) stageHeld() (*Tx, error) {
 	dir, err := os.MkdirTemp(s.tmpDir(), stagePrefix)
 	if err != nil {
 		return nil, fmt.Errorf("make staging directory: %w", err)
