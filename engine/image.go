@@ -428,16 +428,17 @@ func (e *Engine) checkStore(ctx context.Context, repair bool) ([]Finding, error)
 	return list, err
 }
 
-// sweepNetwork gives what the network's own sweep found. It always mends.
+// sweepNetwork gives what the network's own sweep found.
 func (e *Engine) sweepNetwork(ctx context.Context, alive func(string) bool, repair bool) ([]Finding, error) {
-	if !repair {
-		return nil, nil
+	look := e.network().Look
+	if repair {
+		look = e.network().Sweep
 	}
-	rep, err := e.network().Sweep(ctx, alive)
+	rep, err := look(ctx, alive)
 	var list []Finding
 	for kind, names := range map[string][]string{"network endpoint of container": rep.Containers, "network interface": rep.Links, "published port": rep.Ports} {
 		for _, n := range names {
-			list = append(list, Finding{Object: kind + " " + n, Problem: "belongs to no container that runs", Repaired: true})
+			list = append(list, Finding{Object: kind + " " + n, Problem: "belongs to no container that runs", Repaired: repair})
 		}
 	}
 	return list, err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -157,9 +158,9 @@ func (b *bridge) removeEndpoint(containerID string) error {
 	return nil
 }
 
-// Report is what Sweep mended.
+// Report is what Sweep mended, or Look found.
 type Report struct {
-	// Containers whose endpoints, whole or partial, were removed.
+	// Containers that do not run and had an endpoint, whole or partial.
 	Containers []string
 	// Links, ports and other objects that belonged to no container on record.
 	Links []string
@@ -175,6 +176,15 @@ func (r Report) Empty() bool {
 // asked for each container on record and must say true for one that is only
 // about to start: whose Attach may be running at this moment.
 func (m *Manager) Sweep(ctx context.Context, live func(containerID string) bool) (Report, error) {
+	return m.sweep(ctx, live, true)
+}
+
+// Look finds what Sweep would remove, and removes nothing.
+func (m *Manager) Look(ctx context.Context, live func(containerID string) bool) (Report, error) {
+	return m.sweep(ctx, live, false)
+}
+
+func (m *Manager) sweep(ctx context.Context, live func(string) bool, mend bool) (Report, error) {
 	b := m.bridge()
 	var report Report
 	lock, err := flock(ctx, b.path("setup.lock"), unix.LOCK_SH)
@@ -183,7 +193,7 @@ func (m *Manager) Sweep(ctx context.Context, live func(containerID string) bool)
 	}
 	if err == nil {
 		defer lock.Close()
-		err = b.sweepLocked(ctx, live, &report)
+		err = b.sweepLocked(ctx, live, mend, &report)
 	}
 	if err != nil {
 		return report, fmt.Errorf("sweep network %s: %w", b.name, err)
@@ -191,7 +201,7 @@ func (m *Manager) Sweep(ctx context.Context, live func(containerID string) bool)
 	return report, nil
 }
 
-func (b *bridge) sweepLocked(ctx context.Context, live func(string) bool, report *Report) error {
+func (b *bridge) sweepLocked(ctx context.Context, live func(string) bool, mend bool, report *Report) error {
 	recorded, err := b.recorded()
 	if err != nil {
 		return err
@@ -200,15 +210,17 @@ func (b *bridge) sweepLocked(ctx context.Context, live func(string) bool, report
 		if live(containerID) {
 			continue
 		}
-		if err := errors.Join(b.detachLocked(ctx, containerID), b.detachByLeaseLocked(ctx, containerID)); err != nil {
-			return err
+		if mend {
+			if err := errors.Join(b.detachLocked(ctx, containerID), b.detachByLeaseLocked(ctx, containerID)); err != nil {
+				return err
+			}
 		}
 		report.Containers = append(report.Containers, containerID)
 	}
-	if err := b.sweepPublications(ctx, live, report); err != nil {
+	if err := b.sweepPublications(ctx, live, mend, report); err != nil {
 		return err
 	}
-	return b.sweepLinks(report)
+	return b.sweepLinks(mend, report)
 }
 
 // recorded is every container that has a lease or an endpoint.
@@ -236,7 +248,7 @@ func (b *bridge) recorded() (map[string]bool, error) {
 
 // sweepPublications withdraws ports of containers that are gone, and map
 // elements that are on no record.
-func (b *bridge) sweepPublications(ctx context.Context, live func(string) bool, report *Report) error {
+func (b *bridge) sweepPublications(ctx context.Context, live func(string) bool, mend bool, report *Report) error {
 	lock, err := flock(ctx, b.path("ports.lock"), unix.LOCK_EX)
 	if err != nil {
 		return err
@@ -256,7 +268,10 @@ func (b *bridge) sweepPublications(ctx context.Context, live func(string) bool, 
 		}
 	}
 	if exists, err := tableExists(b.name); err != nil || !exists {
-		return errors.Join(err, b.forget(stale))
+		if mend {
+			err = errors.Join(err, b.forget(stale))
+		}
+		return err
 	}
 	r, err := newRuleset(b.name)
 	if err != nil {
@@ -273,14 +288,19 @@ func (b *bridge) sweepPublications(ctx context.Context, live func(string) bool, 
 		}
 	}
 	for _, p := range stale {
-		report.Ports = append(report.Ports, p.name())
+		if !slices.Contains(report.Ports, p.name()) { // on record and in the table
+			report.Ports = append(report.Ports, p.name())
+		}
+	}
+	if !mend {
+		return nil
 	}
 	return b.withdrawLocked(stale)
 }
 
 // sweepLinks deletes ports of the bridge for whose address there is no lease.
 // A lease is older than its link, so the links are listed first.
-func (b *bridge) sweepLinks(report *Report) error {
+func (b *bridge) sweepLinks(mend bool, report *Report) error {
 	index, err := b.index()
 	if err != nil || index == 0 {
 		return err
@@ -307,8 +327,10 @@ func (b *bridge) sweepLinks(report *Report) error {
 		if !isHostInterface(found.name) || leased[found.name] || !alive(host, found.peerNamespace) {
 			continue
 		}
-		if err := deleteLink(host, found.index); err != nil {
-			return err
+		if mend {
+			if err := deleteLink(host, found.index); err != nil {
+				return err
+			}
 		}
 		report.Links = append(report.Links, found.name)
 	}

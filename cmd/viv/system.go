@@ -91,11 +91,33 @@ func (a *app) printInfo(i *engine.Info) {
 	}
 }
 
+// checkLong is the help of system check.
+const checkLong = `Verify the store, and mend what a crash left.
+
+It looks at:
+  containers   records that cannot be read, a status that is not so any more,
+               --rm containers that stayed, names that belong to nobody
+  leftovers    of killed commands: markers of runs that were cut off, staging
+               directories, run directories, control groups
+  network      addresses, interfaces and published ports of containers that do
+               not run
+  images       the digest of every blob, the records of layers, the index, and
+               what no image and no container needs
+
+What it finds is mended: leftovers are deleted, layers unpacked again, and an
+image whose blobs are damaged is taken out of the index, so that a pull fetches
+it again. A container whose record is damaged is removed with its files. Volumes
+with a name are never touched. With --dry-run it only says what it would do.
+
+It may run at any time: what other commands work on is left alone. A line is
+printed for each finding. The exit code is 0 when all is well or was mended, and 1
+when something is left, which with --dry-run is every finding.`
+
 func newCheck(a *app) *cobra.Command {
 	var dry bool
 	var format string
-	c := &cobra.Command{Use: "check [OPTIONS]", Short: "Verify the store, and mend what a crash left", Args: noArgs}
-	c.Flags().BoolVarP(&dry, "dry-run", "n", false, "only say what is wrong")
+	c := &cobra.Command{Use: "check [OPTIONS]", Short: "Verify the store, and mend what a crash left", Long: checkLong, Args: noArgs}
+	c.Flags().BoolVarP(&dry, "dry-run", "n", false, "only say what is wrong, and change nothing")
 	c.Flags().StringVar(&format, "format", "", "json")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		e, err := a.engine()
