@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vivarium/internal/lazyjson"
 )
 
 // eventsMax is the size from which the event log is begun anew; one older file is kept.
@@ -52,7 +54,7 @@ func (e *Engine) emit(events ...Event) {
 	var buf bytes.Buffer
 	for i := range events {
 		events[i].Scope, events[i].Time, events[i].TimeNano = "local", now.Unix(), now.UnixNano()
-		b, err := json.Marshal(&events[i])
+		b, err := lazyjson.Marshal(&events[i])
 		if err != nil {
 			continue
 		}

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vivarium/bundle"
+	"vivarium/internal/lazyjson"
 )
 
 // Container is the engine's record of one container: what was asked for and what
@@ -169,7 +169,7 @@ func readRecord(dir string) (*Container, error) {
 		return nil, err
 	}
 	c := &Container{}
-	if err := json.Unmarshal(b, c); err != nil {
+	if err := lazyjson.Unmarshal(b, c); err != nil {
 		return nil, fmt.Errorf("%s/config.json: %w", dir, err)
 	}
 	return c, nil
@@ -192,7 +192,7 @@ func (e *Engine) all() ([]*Container, error) {
 
 // writeRecord writes the record into dir, which nobody sees yet.
 func writeRecord(dir string, c *Container) error {
-	b, err := json.Marshal(c)
+	b, err := lazyjson.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("write the record of container %s: %w", short(c.ID), err)
 	}
@@ -204,7 +204,7 @@ func writeRecord(dir string, c *Container) error {
 
 // saveLocked replaces the record of a container that is there already.
 func (e *Engine) saveLocked(c *Container) error {
-	b, err := json.Marshal(c)
+	b, err := lazyjson.Marshal(c)
 	if err == nil {
 		err = replaceFile(e.containerDir(c.ID)+"/config.json", b)
 	}

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vivarium/sandbox/cgroup/handle"
-	"vivarium/sandbox/ocijson"
+	"vivarium/internal/lazyjson"
 	"vivarium/sandbox/plan"
 	"vivarium/sandbox/spawn"
 	"vivarium/sandbox/state"
@@ -97,7 +97,7 @@ func readSpec(path string) (*specs.Spec, []byte, error) {
 		return nil, nil, fmt.Errorf("read the spec: %w", err)
 	}
 	spec := new(specs.Spec)
-	if err := ocijson.Unmarshal(b, spec); err != nil {
+	if err := lazyjson.Unmarshal(b, spec); err != nil {
 		return nil, nil, fmt.Errorf("read the spec %s: %w", path, err)
 	}
 	return spec, b, nil

@@ -10,7 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"vivarium/sandbox"
-	"vivarium/sandbox/ocijson"
+	"vivarium/internal/lazyjson"
 )
 
 // execFlags say what is executed.
@@ -96,7 +96,7 @@ func (f *execFlags) build(spec *specs.Spec, args []string) (*specs.Process, erro
 			return nil, fmt.Errorf("read the process: %w", err)
 		}
 		p := new(specs.Process)
-		if err := ocijson.Unmarshal(b, p); err != nil {
+		if err := lazyjson.Unmarshal(b, p); err != nil {
 			return nil, fmt.Errorf("read the process %s: %w", f.process, err)
 		}
 		return p, check(p)

@@ -44,6 +44,10 @@ func testMain(m *testing.M) int {
 		binary = path
 		return m.Run()
 	}
+	if dir := os.Getenv("VIV_BIN_DIR"); dir != "" {
+		binary = filepath.Join(dir, "viv-oci")
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "viv-oci-test")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

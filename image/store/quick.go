@@ -2,12 +2,12 @@ package store
 
 import (
 	"bytes"
-	"encoding/json"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"vivarium/image"
+	"vivarium/internal/lazyjson"
 )
 
 // quickFind decodes of an index only the descriptors that a name concerns.
@@ -65,7 +65,7 @@ func quoted(s string) []byte { return []byte(`"` + s + `"`) }
 
 func decodeEntry(raw []byte) (entry, error) {
 	var d ocispec.Descriptor
-	if err := json.Unmarshal(raw, &d); err != nil {
+	if err := lazyjson.Unmarshal(raw, &d); err != nil {
 		return entry{}, err
 	}
 	if err := CheckDescriptor(d); err != nil {

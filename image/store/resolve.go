@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sort"
@@ -11,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"vivarium/image"
+	"vivarium/internal/lazyjson"
 )
 
 // ErrNotUnpacked says that an image is in the layout, but not all of its
@@ -245,7 +245,7 @@ func (s *Store) List() ([]image.Image, error) {
 // fields are the same, and judges it.
 func ParseManifest(b []byte) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
-	if err := json.Unmarshal(b, &m); err != nil {
+	if err := lazyjson.Unmarshal(b, &m); err != nil {
 		return m, fmt.Errorf("decode image manifest: %w", err)
 	}
 	if m.SchemaVersion != 2 {
@@ -265,7 +265,7 @@ func ParseManifest(b []byte) (ocispec.Manifest, error) {
 // ParseConfig reads an image config and judges its list of layers.
 func ParseConfig(b []byte) (ocispec.Image, error) {
 	var c ocispec.Image
-	if err := json.Unmarshal(b, &c); err != nil {
+	if err := lazyjson.Unmarshal(b, &c); err != nil {
 		return c, fmt.Errorf("decode image config: %w", err)
 	}
 	if c.RootFS.Type != "" && c.RootFS.Type != "layers" {
@@ -311,7 +311,7 @@ func isIndexType(t string) bool {
 // ParseIndex reads an OCI index or a Docker manifest list and judges it.
 func ParseIndex(b []byte) (ocispec.Index, error) {
 	var idx ocispec.Index
-	if err := json.Unmarshal(b, &idx); err != nil {
+	if err := lazyjson.Unmarshal(b, &idx); err != nil {
 		return idx, fmt.Errorf("decode image index: %w", err)
 	}
 	if idx.SchemaVersion != 2 {
@@ -333,7 +333,7 @@ func SniffManifest(b []byte) (string, error) {
 		Config    *ocispec.Descriptor
 		Manifests *[]ocispec.Descriptor
 	}
-	if err := json.Unmarshal(b, &m); err != nil {
+	if err := lazyjson.Unmarshal(b, &m); err != nil {
 		return "", fmt.Errorf("decode manifest: %w", err)
 	}
 	switch {

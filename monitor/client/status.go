@@ -2,7 +2,6 @@ package client
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"vivarium/internal/lazyjson"
 	"vivarium/monitor/wire"
 )
 
@@ -24,7 +24,7 @@ func ReadStatus(dir string) (wire.Status, error) {
 		return wire.Status{}, fmt.Errorf("read the container's status: %w", err)
 	}
 	var st wire.Status
-	if err := json.Unmarshal(b, &st); err != nil {
+	if err := lazyjson.Unmarshal(b, &st); err != nil {
 		return wire.Status{}, fmt.Errorf("read the container's status %s/status.json: %w", dir, err)
 	}
 	return st, nil
@@ -33,7 +33,7 @@ func ReadStatus(dir string) (wire.Status, error) {
 // WriteStatus replaces <dir>/status.json. It is the monitor's, so this is only
 // for a container that has no monitor and no process any more.
 func WriteStatus(dir string, st wire.Status) error {
-	b, err := json.Marshal(st)
+	b, err := lazyjson.Marshal(st)
 	if err != nil {
 		return fmt.Errorf("encode the container's status: %w", err)
 	}

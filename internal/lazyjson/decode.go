@@ -1,16 +1,17 @@
-// Package ocijson reads OCI specs. encoding/json prepares itself for every type
-// that a spec could contain before it reads the first byte, which takes longer
-// than all else that is done to start a container in this process: over a
-// millisecond, of which this package, which looks at a type when it meets it,
-// needs a tenth.
+// Package lazyjson reads and writes JSON for processes that live for some
+// milliseconds. encoding/json prepares itself for every type that a value could
+// contain before it looks at the first byte; for the structs of OCI and of the
+// engine that takes longer than all else that is done to start a container.
+// This package looks at a type when it meets a value of it.
 //
-// It takes and refuses what encoding/json does, for the types of specs: no
-// types that decode themselves, no bytes in base64, structs embedded without a
-// pointer and without fields of the same name. The one difference is a key that stands twice in an object: the last one counts,
+// It takes, refuses and writes what encoding/json does, with two differences:
+// structs may embed others only without a pointer and without fields of the
+// same name, and of a key that stands twice in an object the last one counts,
 // and nothing of the first is left.
-package ocijson
+package lazyjson
 
 import (
+	"encoding"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -156,6 +157,14 @@ func (d *decoder) value(v reflect.Value) {
 		}
 		return
 	}
+	if own(v.Type()) {
+		start := d.i
+		d.skip()
+		if d.err == nil {
+			d.whole(json.Unmarshal(d.b[start:d.i], v.Addr().Interface()))
+		}
+		return
+	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		p := reflect.New(v.Type().Elem())
@@ -176,6 +185,24 @@ func (d *decoder) value(v reflect.Value) {
 	default:
 		d.scalar(c, v)
 	}
+}
+
+var (
+	unmarshaler     = reflect.TypeFor[json.Unmarshaler]()
+	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
+)
+
+// own tells whether a type is left to encoding/json: it reads itself, or it is
+// bytes.
+func own(t reflect.Type) bool {
+	if t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 || t.Kind() == reflect.Array {
+		return true
+	}
+	if t.PkgPath() == "" || t.Kind() == reflect.Interface {
+		return false
+	}
+	p := reflect.PointerTo(t)
+	return p.Implements(unmarshaler) || p.Implements(textUnmarshaler)
 }
 
 func (d *decoder) whole(err error) {

@@ -1,4 +1,4 @@
-package ocijson
+package lazyjson
 
 import (
 	"encoding/json"
