@@ -157,7 +157,7 @@ func (b *builder) init() error {
 		return nil
 	}
 	if b.host.InitPath == "" {
-		return errors.New("--init: there is no init program on this host: install tini (docker-init or catatonit) or leave --init away")
+		return errors.New("--init: there is no init program on this host: put viv-monitor beside viv, or leave --init away")
 	}
 	b.s.Process.Args = append([]string{InitTarget, "--"}, b.s.Process.Args...)
 	return nil

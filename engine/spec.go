@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
@@ -29,7 +28,7 @@ func (r *run) facts(ctx context.Context, o bundle.Options, id string) (bundle.Fa
 	r.layout = layout
 	f.ID, f.CgroupVersion, f.Lacks = id, cgroupVersion(layout), cgroupLacks(layout, &o.HostConfig.Resources)
 	if o.HostConfig.Init != nil && *o.HostConfig.Init {
-		f.InitPath = findInit()
+		f.InitPath = r.e.Monitor // which is an init too, by the name InitTarget
 	}
 	if o.HostConfig.UsernsMode == "private" && len(o.UIDMappings)+len(o.GIDMappings) == 0 {
 		if f.UIDMappings, f.GIDMappings, err = subordinateIDs(); err != nil {
@@ -174,22 +173,6 @@ func ownStdio(tty, stdin bool) int {
 		return 0b111
 	}
 	return 0b110
-}
-
-// findInit finds an init program for --init: the names under which
-// distributions have one, static so that it runs in any image.
-func findInit() string {
-	for _, name := range []string{"docker-init", "catatonit", "tini-static", "tini"} {
-		if p, err := exec.LookPath(name); err == nil {
-			return p
-		}
-	}
-	for _, p := range []string{"/usr/libexec/podman/catatonit", "/usr/bin/tini-static", "/usr/libexec/docker/docker-init"} {
-		if _, err := os.Stat(p); err == nil {
-			return p
-		}
-	}
-	return ""
 }
 
 // subordinateIDs gives the ranges of /etc/subuid and /etc/subgid that belong to

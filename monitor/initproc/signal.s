@@ -1,0 +1,1 @@
+// Lets signal.go declare functions without bodies.
