@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
-	"golang.org/x/sys/unix"
 
 	"vivarium/bundle"
 	"vivarium/layer"
@@ -346,7 +345,7 @@ func (e *Engine) wipe(c *Container, all bool) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(e.runDir(c.ID)); err != nil {
+	if err := removeTree(e.runDir(c.ID)); err != nil {
 		return fmt.Errorf("remove the run directory of container %s: %w", c.Name, err)
 	}
 	return nil
@@ -384,28 +383,4 @@ func (e *Engine) discardLocked(c *Container, volumes bool) error {
 		e.emit(containerEvent(c, "destroy"))
 	}
 	return nil
-}
-
-// removeTree is os.RemoveAll that tries the usual small tree first.
-func removeTree(dir string) error {
-	for _, name := range []string{"work/work", "work", "upper"} {
-		unix.Rmdir(dir + "/" + name)
-	}
-	// The record goes last: who is cut off here leaves it to the next one.
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, ent := range entries {
-		if ent.Name() == "config.json" {
-			continue
-		}
-		if err := os.RemoveAll(dir + "/" + ent.Name()); err != nil {
-			return err
-		}
-	}
-	return os.RemoveAll(dir)
 }
