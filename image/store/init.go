@@ -76,7 +76,7 @@ func (s *Store) makeInit(ctx context.Context, trees []string) error {
 		return err
 	}
 	defer hold()
-	t, err := s.stageHeld()
+	t, err := s.stageLocked()
 	if err != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func (s *Store) ReadBlob(d digest.Digest) ([]byte, error) {
 		return nil, err
 	}
 	if digest.FromBytes(b) != d {
-		return nil, fmt.Errorf("read blob %s: its content does not have this digest; run the check with repair, then pull the image again", d)
+		return nil, fmt.Errorf("read blob %s: its content does not have this digest; run 'viv system check', then pull the image again", d)
 	}
 	return b, nil
 }

@@ -80,11 +80,11 @@ func (s *Store) Begin(ctx context.Context) (*Tx, error) {
 		return nil, err
 	}
 	defer hold()
-	return s.stageHeld()
+	return s.stageLocked()
 }
 
-// stageHeld makes a staging directory with its lease. The store is held.
-func (s *Store) stageHeld() (*Tx, error) {
+// stageLocked makes a staging directory with its lease. The store is held.
+func (s *Store) stageLocked() (*Tx, error) {
 	dir, err := os.MkdirTemp(s.tmpDir(), stagePrefix)
 	if err != nil {
 		return nil, fmt.Errorf("make staging directory: %w", err)
