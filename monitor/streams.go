@@ -131,23 +131,28 @@ func (m *monitor) readStream(s *stream) bool {
 	return m.owing == 0
 }
 
-// drain takes what the ended process left in its pipes.
+// drain takes what the ended process left in its pipes. Nothing is read before
+// everybody has what was read last: there is only one buffer.
 func (m *monitor) drain() {
+	m.waitAllOwing()
 	for i := range m.streams {
 		s := &m.streams[i]
 		for s.fd >= 0 {
 			more := m.readStream(s)
-			for m.owing > 0 {
-				m.waitOwing()
-				more = true
-			}
-			if !more {
+			if m.owing == 0 && !more {
 				break
 			}
+			m.waitAllOwing()
 		}
 	}
 	if m.log != nil {
 		m.log.Flush(now())
+	}
+}
+
+func (m *monitor) waitAllOwing() {
+	for m.owing > 0 {
+		m.waitOwing()
 	}
 }
 
