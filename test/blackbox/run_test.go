@@ -303,13 +303,13 @@ func TestLimits(t *testing.T) {
 		name   string
 		flags  []string
 		v1, v2 string // file below /sys/fs/cgroup
-		w1, w2 string // what it holds
+		w1, w2 string // what it holds; weights on the scale of runc 1.3 and newer
 	}
 	for _, l := range []limit{
 		{"memory", []string{"-m", "64m"}, "memory/memory.limit_in_bytes", "memory.max", "67108864\n", "67108864\n"},
 		{"memory reservation", []string{"--memory-reservation", "32m"}, "memory/memory.soft_limit_in_bytes", "memory.low", "33554432\n", "33554432\n"},
 		{"cpus", []string{"--cpus", "0.5"}, "cpu/cpu.cfs_quota_us", "cpu.max", "50000\n", "50000 100000\n"},
-		{"cpu shares", []string{"--cpu-shares", "512"}, "cpu/cpu.shares", "cpu.weight", "512\n", "20\n"},
+		{"cpu shares", []string{"--cpu-shares", "512"}, "cpu/cpu.shares", "cpu.weight", "512\n", "59\n"},
 		{"cpu set", []string{"--cpuset-cpus", "0"}, "cpuset/cpuset.cpus", "cpuset.cpus", "0\n", "0\n"},
 		{"processes", []string{"--pids-limit", "20"}, "pids/pids.max", "pids.max", "20\n", "20\n"},
 	} {

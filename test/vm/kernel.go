@@ -29,7 +29,7 @@ var modules = []string{
 	"virtio_pci", "virtio_blk", "virtio_net", "virtio_rng",
 	"overlay", "fuse", "xfs", "btrfs", "erofs", "loop", "dm-mod", "dm-flakey",
 	"bridge", "br_netfilter", "veth", "macvlan", "ipvlan", "vxlan", "dummy", "tun",
-	"nf_tables", "nf_nat", "nf_conntrack", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct",
+	"nf_tables", "nf_nat", "nf_conntrack", "nf_conntrack_netlink", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct",
 	"nft_redir", "nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6",
 	"nft_reject", "nft_reject_inet", "nft_limit", "nft_log", "nft_numgen", "nft_hash", "nft_objref",
 }

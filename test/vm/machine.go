@@ -39,6 +39,9 @@ type Disk struct {
 	Mount string
 	// Type is the file system to be mounted there.
 	Type string
+	// Scratch says that nobody reads the disk after the machine: what the guest
+	// syncs may stay in the host's memory.
+	Scratch bool
 }
 
 // Machine is a machine that was booted.
@@ -116,8 +119,12 @@ func start(k kernel, initramfs string, config Config) (*Machine, error) {
 		"-append", "console=ttyS0 loglevel=5 panic=-1 oops=panic random.trust_cpu=on",
 	}
 	for i, d := range config.Disks {
+		cache := "writeback"
+		if d.Scratch {
+			cache = "unsafe"
+		}
 		args = append(args,
-			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,file=%s", i, d.Image),
+			"-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,cache=%s,file=%s", i, cache, d.Image),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d", i))
 	}
 	r, w, err := os.Pipe()

@@ -32,7 +32,7 @@ var apart = []string{"vivarium/internal/archtest", "vivarium/internal/lazyjson"}
 // the emulated processor half a second each: the host has run them.
 var left = map[string]string{
 	"vivarium/sandbox/seccomp": "^Test(OtherArchitectures|RandomProfiles)$",
-	"vivarium/test/blackbox": "^Test(Pull.*|CorruptArchives|ExitCodes|TwoHundredAtOnce|KilledAnywhere|ImageConfig)$",
+	"vivarium/test/blackbox":   "^Test(Pull.*|CorruptArchives|ExitCodes|TwoHundredAtOnce|KilledAnywhere|ImageConfig)$",
 }
 
 // tools are programs of the host that tests call in the machine, too.
