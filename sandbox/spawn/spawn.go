@@ -71,7 +71,7 @@ type Process struct {
 	PidFD int
 	sync  int
 	prog  *program.Program
-	stack []byte // of a child that shares our memory
+	child *childArgs // has to live until the child's execve, like prog
 }
 
 // cloneArgs is struct clone_args of clone3(2), as of Linux 5.7.
@@ -132,14 +132,14 @@ func (l *loaded) start(s *slots) (*Process, error) {
 	defer syscall.Close(stub)
 	s[program.SlotStub] = int32(stub)
 
-	pid, pidfd, stack, e := l.fork(s, pair[0])
+	pid, pidfd, child, e := l.fork(s, pair[0])
 	if e != 0 {
 		syscall.Close(pair[0])
 		err := l.failure(Before, l.Before, len(l.Before), e)
 		err.Step = program.Step{Kind: "clone", Why: "clone the container's first process with its namespaces"}
 		return nil, l.undo(s, err)
 	}
-	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], prog: l.Program, stack: stack}
+	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], prog: l.Program, child: child}
 	s[program.SlotParent], s[program.SlotChild] = int32(pair[0]), int32(pid)
 	if err := l.after(s, proc); err != nil {
 		proc.Kill()
@@ -157,6 +157,7 @@ type childArgs struct {
 	base   unsafe.Pointer
 	parent int      // the parent's end of the sync socket
 	mask   [16]byte // a signal set with nothing in it
+	stack  []byte   // of a child that shares our memory
 }
 
 // childStack is the size of the stack of a child that shares memory: its deepest
@@ -170,25 +171,25 @@ const childStack = 16 << 10
 // A child that may (program.SharesMemory) shares the parent's memory until its
 // execve, which saves a copy of the page tables and a fault for each page that
 // either touches; it then has a stack and slots of its own. That is what vfork
-// does, but the parent goes on and can put a bound on it. stack has to live
-// until the child's execve.
+// does, but the parent goes on and can put a bound on it. The childArgs have to
+// live until the child's execve.
 //
 //go:norace
 //go:noinline
-func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, stack []byte, e syscall.Errno) {
+func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, child *childArgs, e syscall.Errno) {
 	var fd int32 = -1
 	args := cloneArgs{flags: l.CloneFlags | clonePidfd | cloneClearSighand, exitSignal: uint64(syscall.SIGCHLD), pidfd: uint64(uintptr(unsafe.Pointer(&fd)))}
 	if l.CgroupSlot >= 0 {
 		args.flags |= cloneIntoCgroup
 		args.cgroup = uint64(uint32(s[l.CgroupSlot]))
 	}
-	child := &childArgs{ops: l.Child, slots: s, base: l.base, parent: parentEnd}
+	child = &childArgs{ops: l.Child, slots: s, base: l.base, parent: parentEnd}
 	if l.SharesMemory {
 		own := *s
 		child.slots = &own
-		stack = make([]byte, childStack)
+		child.stack = make([]byte, childStack)
 		args.flags |= cloneVM_
-		args.stack, args.stackSize = uint64(uintptr(unsafe.Pointer(&stack[0]))), childStack
+		args.stack, args.stackSize = uint64(uintptr(unsafe.Pointer(&child.stack[0]))), childStack
 	}
 	var r uintptr
 	syscall.ForkLock.Lock()
@@ -206,8 +207,7 @@ func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, stack []byte, e 
 	}
 	runtimeAfterFork()
 	syscall.ForkLock.Unlock()
-	runtime.KeepAlive(child)
-	return int(r), int(fd), stack, e
+	return int(r), int(fd), child, e
 }
 
 // cloneVM is clone3(2) for a child on a stack of its own.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -372,3 +373,34 @@ func failures(b *box) (errs []error) {
 	}
 	return errs
 }
+
+// TestCollectorRuns starts containers while the garbage collector runs without a
+// pause: a child that works in our memory must not lose what it reads there.
+func TestCollectorRuns(t *testing.T) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.GC()
+				junk = make([]byte, 16<<10)
+			}
+		}
+	}()
+	for range 30 {
+		b := newBox(t, "echo", "fine")
+		ws, err := b.run(spawn.Fault{})
+		must(t, err)
+		if b.out.String() != "fine\n" || ws.ExitStatus() != 0 {
+			t.Fatalf("got %q with %v", b.out.String(), ws)
+		}
+	}
+	close(stop)
+	<-done
+}
+
+// junk takes what the collector has freed.
+var junk []byte
