@@ -17,15 +17,16 @@ type embedded struct{ E, F int }
 
 type sample struct {
 	embedded
-	A      int    `json:"a"`
-	B      string `json:"b,omitempty"`
-	C      *int
-	D      []string        `json:"d"`
-	M      map[string]int  `json:"m,omitempty"`
-	N      map[string]*int // sorted keys
-	Bytes  []byte          `json:"bytes"`
-	Arr    [2]uint8
-	Skip   int `json:"-"`
+	A     int    `json:"a"`
+	B     string `json:"b,omitempty"`
+	C     *int
+	D     []string        `json:"d"`
+	M     map[string]int  `json:"m,omitempty"`
+	N     map[string]*int // sorted keys
+	Bytes []byte          `json:"bytes"`
+	Arr   [2]uint8
+	Skip  int `json:"-"`
+	//lint:ignore SA5008 a field that is named "-" is what is tried
 	Dash   int `json:"-,"`
 	T      time.Time
 	Z      time.Time  `json:"z,omitzero"`
