@@ -18,8 +18,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"vivarium/sandbox/cgroup/handle"
 	"vivarium/internal/lazyjson"
+	"vivarium/sandbox/cgroup/handle"
 	"vivarium/sandbox/plan"
 	"vivarium/sandbox/spawn"
 	"vivarium/sandbox/state"

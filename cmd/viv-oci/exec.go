@@ -9,8 +9,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"vivarium/sandbox"
 	"vivarium/internal/lazyjson"
+	"vivarium/sandbox"
 )
 
 // execFlags say what is executed.
