@@ -67,17 +67,7 @@ func (c *compiler) execNamespaces() {
 		}
 	}
 	if flags&unix.CLONE_NEWPID != 0 {
-		b.prog.Pinned = true
-		b.in(&b.prog.Before)
-		b.begin("namespace", "let the child be born in the container's pid namespace")
-		own, _ := b.openat(n(cwd), "/proc/thread-self/ns/pid_for_children", unix.O_RDONLY)
-		b.do(unix.SYS_SETNS, slot(program.SlotPidFD), n(unix.CLONE_NEWPID))
-		b.in(&b.prog.After)
-		b.begin("namespace", "go back to the own pid namespace")
-		back := func() { b.do(unix.SYS_SETNS, slot(own), n(unix.CLONE_NEWPID)) }
-		back()
-		b.undoFirst(back)
-		b.in(&b.prog.Child)
+		c.aroundClone("pid", unix.CLONE_NEWPID, "pid_for_children", "of the container", func() int16 { return program.SlotPidFD })
 	}
 	b.begin("process", "start a session, and let nobody in the container look into the process while it is set up")
 	b.do(unix.SYS_PRCTL, n(unix.PR_SET_DUMPABLE), n(0), n(0), n(0), n(0))

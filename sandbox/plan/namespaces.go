@@ -116,31 +116,29 @@ func (c *compiler) joinBefore() {
 	b := c.b
 	if c.opt.NetNS && c.userNS {
 		// In the new user namespace there would be no right to join it.
-		b.prog.Pinned = true
-		b.in(&b.prog.Before)
-		b.begin("namespace", "enter the network namespace that was set up for the container, for the clone")
-		own, _ := b.openat(n(cwd), "/proc/thread-self/ns/net", unix.O_RDONLY)
-		b.do(unix.SYS_SETNS, slot(program.SlotNetNS), n(unix.CLONE_NEWNET))
-		b.in(&b.prog.After)
-		b.begin("namespace", "go back to the own network namespace")
-		back := func() { b.do(unix.SYS_SETNS, slot(own), n(unix.CLONE_NEWNET)) }
-		back()
-		b.undoFirst(back)
-		b.in(&b.prog.Child)
+		c.aroundClone("network", unix.CLONE_NEWNET, "net", "that was set up for the container", func() int16 { return program.SlotNetNS })
 	}
-	p, ok := c.ns.join[unix.CLONE_NEWPID]
-	if !ok {
-		return
+	if p := c.ns.join[unix.CLONE_NEWPID]; p != "" {
+		c.aroundClone("pid", unix.CLONE_NEWPID, "pid_for_children", p, func() int16 {
+			other, _ := b.openat(n(cwd), p, unix.O_RDONLY)
+			return other
+		})
 	}
+}
+
+// aroundClone lets the child be born in a namespace that the parent enters for
+// the clone, and leaves again after it, or after a failure. own is the file in
+// /proc/thread-self/ns that leads back; open gives the descriptor to enter by.
+func (c *compiler) aroundClone(name string, flag uint64, own, which string, open func() int16) {
+	b := c.b
 	b.prog.Pinned = true
 	b.in(&b.prog.Before)
-	b.begin("namespace", "let the child be born in the pid namespace "+p)
-	own, _ := b.openat(n(cwd), "/proc/thread-self/ns/pid_for_children", unix.O_RDONLY)
-	other, _ := b.openat(n(cwd), p, unix.O_RDONLY)
-	b.do(unix.SYS_SETNS, slot(other), n(unix.CLONE_NEWPID))
+	b.begin("namespace", "let the child be born in the "+name+" namespace "+which)
+	home, _ := b.openat(n(cwd), "/proc/thread-self/ns/"+own, unix.O_RDONLY)
+	b.do(unix.SYS_SETNS, slot(open()), n(flag))
 	b.in(&b.prog.After)
-	b.begin("namespace", "go back to the own pid namespace")
-	back := func() { b.do(unix.SYS_SETNS, slot(own), n(unix.CLONE_NEWPID)) }
+	b.begin("namespace", "go back to the own "+name+" namespace")
+	back := func() { b.do(unix.SYS_SETNS, slot(home), n(flag)) }
 	back()
 	b.undoFirst(back)
 	b.in(&b.prog.Child)
