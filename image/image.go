@@ -22,6 +22,7 @@ type Image struct {
 	Names       []string      // full names: docker.io/library/ubuntu:latest
 	RepoDigests []string      // full names with the digest that the registry gave
 	Manifest    ocispec.Descriptor
+	OCIManifest ocispec.Descriptor // the same with OCI's media types, for those who read no others
 	Config      ocispec.Image
 	Layers      []Layer // bottom-most first
 	Created     time.Time

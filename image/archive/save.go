@@ -68,7 +68,8 @@ func (s *saver) add(ref string) error {
 	if err != nil {
 		return err
 	}
-	raw, err := s.st.ReadBlob(img.Manifest.Digest)
+	// Loading gives the same image, and tools that read OCI layouts can read it.
+	raw, err := s.st.ReadBlob(img.OCIManifest.Digest)
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func (s *saver) add(ref string) error {
 	if r, err := image.ParseReference(ref); err == nil && contains(img.Names, r.String()) {
 		names = []string{r.String()}
 	}
-	d := ocispec.Descriptor{MediaType: img.Manifest.MediaType, Digest: img.Manifest.Digest, Size: int64(len(raw)), Platform: img.Manifest.Platform}
+	d := ocispec.Descriptor{MediaType: img.OCIManifest.MediaType, Digest: img.OCIManifest.Digest, Size: int64(len(raw)), Platform: img.Manifest.Platform}
 	blobs := append([]ocispec.Descriptor{d, m.Config}, m.Layers...)
 	entry := dockerImage{Config: blobName(m.Config.Digest)}
 	for _, l := range m.Layers {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -255,6 +256,7 @@ func (c *checker) rebuildIndex(ctx context.Context) error {
 			return err
 		}
 		var entries []entry
+		converted := make(map[digest.Digest]bool)
 		for _, e := range list {
 			info, err := e.Info()
 			d := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
@@ -274,8 +276,15 @@ func (c *checker) rebuildIndex(ctx context.Context) error {
 				kind = ocispec.MediaTypeImageManifest
 			}
 			desc := ocispec.Descriptor{MediaType: kind, Digest: d, Size: info.Size()}
-			entries = append(entries, entry{desc: desc, id: m.Config.Digest})
+			found := entry{desc: desc, id: m.Config.Digest}
+			if b, err := toOCI(m, kind); err == nil && b != nil {
+				found.oci = ociManifest{digest.FromBytes(b), int64(len(b))}
+				converted[found.oci.digest] = true
+			}
+			entries = append(entries, found)
 		}
+		// A converted manifest is not an image beside its original.
+		entries = slices.DeleteFunc(entries, func(e entry) bool { return converted[e.desc.Digest] })
 		if err := os.Rename(c.s.indexPath(), c.s.indexPath()+".damaged"); err != nil {
 			return err
 		}
@@ -295,6 +304,16 @@ func (c *checker) image(ctx context.Context, e entry) error {
 	}
 	if isIndexType(e.desc.MediaType) {
 		return nil
+	}
+	if oci := e.oci.digest; oci != "" && (c.bad[oci] || !c.s.hasBlob(oci, e.oci.size)) {
+		p := c.found(name, "blob %s is missing or damaged: its manifest with OCI's media types", oci)
+		if c.repair {
+			err := c.s.restoreOCI(ctx, e)
+			p.Repaired = err == nil
+			if err != nil {
+				p.Detail += ": " + err.Error()
+			}
+		}
 	}
 	m, err := c.s.readManifest(e.desc)
 	if err != nil {

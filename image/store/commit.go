@@ -40,6 +40,10 @@ func (t *Tx) Commit(ctx context.Context, spec CommitSpec) (image.Image, error) {
 	if err != nil {
 		return image.Image{}, err
 	}
+	oci, err := t.convert(m, spec.MediaType)
+	if err != nil {
+		return image.Image{}, err
+	}
 	cfg, err := t.readConfig(m)
 	if err != nil {
 		return image.Image{}, err
@@ -55,6 +59,7 @@ func (t *Tx) Commit(ctx context.Context, spec CommitSpec) (image.Image, error) {
 		return image.Image{}, err
 	}
 	e := entry{
+		oci: oci,
 		desc: ocispec.Descriptor{MediaType: spec.MediaType, Digest: md, Size: int64(len(spec.Manifest)),
 			Platform: &ocispec.Platform{OS: cfg.OS, Architecture: cfg.Architecture, Variant: cfg.Variant}},
 		id: m.Config.Digest, source: spec.Source, sizes: sizes,

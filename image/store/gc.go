@@ -206,6 +206,7 @@ func (s *Store) markLocked(ctx context.Context, live map[string]bool) error {
 	}
 	for _, e := range entries {
 		s.markDescriptor(e.desc, live, 0)
+		live[string(e.oci.digest)] = true
 	}
 	if s.Users == nil {
 		return nil

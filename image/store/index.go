@@ -21,6 +21,7 @@ const (
 	annName   = ocispec.AnnotationRefName
 	annID     = "io.vivarium.image.id"          // digest of the config
 	annSource = "io.vivarium.image.repo-digest" // REPO@DIGEST, as pulled
+	annOrigin = "io.vivarium.image.manifest"    // the original of a converted one; see convert.go
 	annSizes  = "io.vivarium.image.layer-sizes" // unpacked, bottom-most first
 )
 
@@ -29,6 +30,7 @@ const maxIndex = 64 << 20
 // entry is one descriptor of the index.
 type entry struct {
 	desc   ocispec.Descriptor
+	oci    ociManifest
 	name   string
 	id     digest.Digest
 	source string
@@ -39,6 +41,10 @@ func toEntry(d ocispec.Descriptor) entry {
 	e := entry{desc: d, name: d.Annotations[annName], source: d.Annotations[annSource]}
 	if id := digest.Digest(d.Annotations[annID]); isSHA256(id) {
 		e.id = id
+	}
+	if o, ok := parseOriginal(d.Annotations[annOrigin]); ok {
+		e.oci = ociManifest{d.Digest, d.Size}
+		e.desc.MediaType, e.desc.Digest, e.desc.Size = o.MediaType, o.Digest, o.Size
 	}
 	for _, f := range strings.Split(d.Annotations[annSizes], ",") {
 		n, err := strconv.ParseInt(f, 10, 64)
@@ -65,6 +71,11 @@ func (e entry) descriptor() ocispec.Descriptor {
 	}
 	set(annName, e.name)
 	set(annID, string(e.id))
+	set(annOrigin, "")
+	if e.oci != (ociManifest{}) {
+		set(annOrigin, formatOriginal(e.desc))
+		d.MediaType, d.Digest, d.Size = ocispec.MediaTypeImageManifest, e.oci.digest, e.oci.size
+	}
 	set(annSource, e.source)
 	sizes := make([]string, len(e.sizes))
 	for i, n := range e.sizes {

@@ -164,7 +164,11 @@ func (s *Store) load(entries []entry, e entry) (image.Image, error) {
 	if err != nil {
 		return image.Image{}, fmt.Errorf("read image config: %w", err)
 	}
-	img := image.Image{ID: m.Config.Digest, Manifest: e.desc}
+	img := image.Image{ID: m.Config.Digest, Manifest: e.desc, OCIManifest: e.desc}
+	if e.oci != (ociManifest{}) {
+		o := &img.OCIManifest
+		o.MediaType, o.Digest, o.Size = ocispec.MediaTypeImageManifest, e.oci.digest, e.oci.size
+	}
 	if img.Config, err = ParseConfig(b); err != nil {
 		return image.Image{}, err
 	}
