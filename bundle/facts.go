@@ -66,8 +66,7 @@ type Facts struct {
 	// VolumePaths has the data directory of each volume, by destination.
 	VolumePaths map[string]string
 	// Inherited are the mounts of the containers that HostConfig.VolumesFrom names;
-	// one whose destination the container itself uses is left out. Not nil where
-	// there are such containers.
+	// see Inherit. Not nil where there are such containers.
 	Inherited []MountPoint
 	// InitPath is the init program that --init binds at InitTarget; empty: --init is refused.
 	InitPath string

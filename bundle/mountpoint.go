@@ -81,6 +81,31 @@ func Mounts(img *ocispec.ImageConfig, o Options) ([]MountPoint, error) {
 	return slices.Concat(list, anonymous, tmpfs), nil
 }
 
+// Inherit joins the list of Mounts with the mounts of other containers
+// (--volumes-from): it returns what stays of list, and what is added to it. As in Docker an explicit mount of o stands before an inherited
+// one on its destination, and an anonymous volume gives way to it; of two inherited
+// ones the first stays.
+func Inherit(list []MountPoint, o Options, inherited []MountPoint) (own, added []MountPoint, err error) {
+	if len(inherited) == 0 {
+		return list, nil, nil
+	}
+	o.Config.Volumes = nil
+	explicit, err := Mounts(nil, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	at := func(list []MountPoint, destination string) bool {
+		return slices.ContainsFunc(list, func(m MountPoint) bool { return m.Destination == destination })
+	}
+	for _, m := range inherited {
+		if !at(explicit, m.Destination) && !at(added, m.Destination) {
+			added = append(added, m)
+		}
+	}
+	own = slices.DeleteFunc(slices.Clone(list), func(m MountPoint) bool { return at(added, m.Destination) })
+	return own, added, nil
+}
+
 func checkDuplicates(list []MountPoint) error {
 	for i := range list {
 		for j := range i {

@@ -56,11 +56,11 @@ func Spec(img *ocispec.ImageConfig, o Options, host Facts) (*specs.Spec, []Warni
 	if len(o.HostConfig.VolumesFrom) > 0 && host.Inherited == nil {
 		return nil, nil, fmt.Errorf("make spec: the mounts of %s (--volumes-from) are not known", strings.Join(o.HostConfig.VolumesFrom, ", "))
 	}
-	for _, m := range host.Inherited {
-		if !slices.ContainsFunc(b.mounts, func(own MountPoint) bool { return own.Destination == m.Destination }) {
-			b.mounts = append(b.mounts, m)
-		}
+	own, added, err := Inherit(b.mounts, b.o, host.Inherited)
+	if err != nil {
+		return nil, nil, err
 	}
+	b.mounts = append(own, added...)
 	b.s = &specs.Spec{Version: specs.Version, Process: &specs.Process{}, Linux: &specs.Linux{}}
 	// The order matters where a step reads what an earlier one has set: the seccomp
 	// profile depends on the capabilities, read-only mounts on the root.

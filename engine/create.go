@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -208,19 +209,25 @@ func (r *run) makeMounts() error {
 	if err != nil {
 		return &Error{Kind: ErrInvalid, Msg: err.Error()}
 	}
-	inherited, err := r.e.volumesFrom(r.opt.HostConfig.VolumesFrom, points)
+	inherited, err := r.e.volumesFrom(r.opt.HostConfig.VolumesFrom)
 	if err != nil {
 		return err
 	}
-	r.points = points
-	for _, p := range points {
+	own, added, err := bundle.Inherit(points, r.opt.Options, inherited)
+	if err != nil {
+		return &Error{Kind: ErrInvalid, Msg: err.Error()}
+	}
+	r.points = own
+	for _, p := range own {
 		m, err := r.makeMount(p)
 		if err != nil {
 			return err
 		}
 		r.c.Mounts = append(r.c.Mounts, m)
 	}
-	r.c.Mounts = append(r.c.Mounts, inherited...)
+	for _, p := range added {
+		r.c.Mounts = append(r.c.Mounts, mountPoint(p))
+	}
 	return nil
 }
 
@@ -292,33 +299,35 @@ func checkBindSource(p bundle.MountPoint) error {
 	return nil
 }
 
-// volumesFrom gives the mounts of other containers (--volumes-from NAME[:ro]),
-// but for destinations that the container has itself.
-func (e *Engine) volumesFrom(refs []string, own []bundle.MountPoint) ([]MountPoint, error) {
-	var list []MountPoint
+// volumesFrom gives the mounts of other containers (--volumes-from NAME[:MODE]).
+func (e *Engine) volumesFrom(refs []string) ([]bundle.MountPoint, error) {
+	var list []bundle.MountPoint
 	for _, ref := range refs {
-		name, mode := ref, ""
-		if n := len(ref) - 3; n > 0 && (ref[n:] == ":ro" || ref[n:] == ":rw") {
-			name, mode = ref[:n], ref[n+1:]
+		name, mode, given := strings.Cut(ref, ":")
+		if given && mode != "ro" && mode != "rw" {
+			return nil, errorf(ErrInvalid, "invalid mode for --volumes-from: %s", mode)
 		}
 		c, err := e.Container(name)
 		if err != nil {
 			return nil, err
 		}
 		for _, m := range c.Mounts {
-			if m.Type == bundle.MountTmpfs ||
-				slices.ContainsFunc(own, func(p bundle.MountPoint) bool { return p.Destination == m.Destination }) ||
-				slices.ContainsFunc(list, func(p MountPoint) bool { return p.Destination == m.Destination }) {
+			if m.Type == bundle.MountTmpfs {
 				continue
 			}
-			m.Anonymous = false // its first container's
-			if mode != "" {
-				m.RW = mode == "rw"
+			if given {
+				m.RW, m.Mode = mode == "rw", mode
 			}
-			list = append(list, m)
+			list = append(list, m.point())
 		}
 	}
 	return list, nil
+}
+
+// point is the mount as package bundle knows it.
+func (m MountPoint) point() bundle.MountPoint {
+	return bundle.MountPoint{Type: m.Type, Name: m.Name, Source: m.Source, Destination: m.Destination, Driver: m.Driver,
+		Mode: m.Mode, RW: m.RW, Propagation: m.Propagation}
 }
 
 func isEmptyDir(dir string) bool {

@@ -101,7 +101,14 @@ func (r *run) makeSpec(ctx context.Context) error {
 	}
 	r.nameFiles(&f)
 	f.VolumePaths = map[string]string{}
+	if len(r.c.Options.HostConfig.VolumesFrom) > 0 {
+		// The others' were resolved when the container was made: they may be gone now.
+		f.Inherited = []bundle.MountPoint{}
+	}
 	for _, m := range r.c.Mounts {
+		if f.Inherited != nil && m.Type != bundle.MountTmpfs {
+			f.Inherited = append(f.Inherited, m.point())
+		}
 		if m.Type == bundle.MountVolume {
 			f.VolumePaths[m.Destination] = m.Source
 		}
