@@ -77,11 +77,13 @@ func newRuleset(name string) (*ruleset, error) {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: name}
+	// A set's ID is only for the transaction. The library would count one up for
+	// all connections of the process, without a lock.
 	return &ruleset{
 		conn:  conn,
 		table: table,
-		at:    &nftables.Set{Table: table, Name: publishedAt, IsMap: true, Concatenation: true, KeyType: addressProtocolPort, DataType: addressPort},
-		any:   &nftables.Set{Table: table, Name: publishedAny, IsMap: true, Concatenation: true, KeyType: protocolPort, DataType: addressPort},
+		at:    &nftables.Set{ID: 1, Table: table, Name: publishedAt, IsMap: true, Concatenation: true, KeyType: addressProtocolPort, DataType: addressPort},
+		any:   &nftables.Set{ID: 2, Table: table, Name: publishedAny, IsMap: true, Concatenation: true, KeyType: protocolPort, DataType: addressPort},
 	}, nil
 }
 

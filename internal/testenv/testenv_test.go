@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -310,10 +311,10 @@ func TestImages(t *testing.T) {
 func TestRegistry(t *testing.T) {
 	e, rec := standInEngine(t)
 	defer rec.end()
-	var requests int
+	var requests atomic.Int32
 	host := e.Registry(func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			requests++
+			requests.Add(1)
 			h.ServeHTTP(w, r)
 		})
 	})
@@ -340,7 +341,7 @@ func TestRegistry(t *testing.T) {
 	if got, _ := back.Digest(); got != want {
 		t.Errorf("pulled %s, pushed %s", got, want)
 	}
-	if requests == 0 {
+	if requests.Load() == 0 {
 		t.Error("the requests did not pass through wrap")
 	}
 	// The registry is in the engine's network, not in the host's.
