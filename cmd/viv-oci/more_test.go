@@ -386,7 +386,7 @@ func TestUpdate(t *testing.T) {
 	b.wantGroup("pids.max", "21", "pids.max", "21")
 	b.wantGroup("cpu.cfs_quota_us", "25000", "cpu.max", "25000 50000")
 	b.wantGroup("cpu.cfs_period_us", "50000", "cpu.max", "25000 50000")
-	b.wantGroup("cpu.shares", "512", "cpu.weight", "20")
+	b.wantGroup("cpu.shares", "512", "cpu.weight", "59") // the logarithmic conversion, see cgroup.SharesToWeight
 	b.wantGroup("cpuset.cpus", "0", "cpuset.cpus", "0")
 	c := b.command("update", "-r", "-", b.id)
 	c.Stdin = strings.NewReader(`{"memory":{"limit":50331648},"cpu":{"shares":256},"pids":{"limit":33}}`)
@@ -394,7 +394,7 @@ func TestUpdate(t *testing.T) {
 		t.Fatalf("update -r -: %s", r.err)
 	}
 	b.wantGroup("memory.limit_in_bytes", "50331648", "memory.max", "50331648")
-	b.wantGroup("cpu.shares", "256", "cpu.weight", "10")
+	b.wantGroup("cpu.shares", "256", "cpu.weight", "35")
 	b.wantGroup("pids.max", "33", "pids.max", "33")
 	b.wantGroup("cpuset.cpus", "0", "cpuset.cpus", "0")
 	b.fails(1, "", "update", "-r", "/no/such/file", b.id)
