@@ -155,9 +155,12 @@ type childArgs struct {
 	ops    []program.Op
 	slots  *slots
 	base   unsafe.Pointer
-	parent int      // the parent's end of the sync socket
-	mask   [16]byte // a signal set with nothing in it
-	stack  []byte   // of a child that shares our memory
+	parent int // the parent's end of the sync socket
+	// pidfd is where the kernel writes it. What the kernel gets the address of
+	// as a number must not be on a stack: a stack may move.
+	pidfd int32
+	mask  [16]byte // a signal set with nothing in it
+	stack []byte   // of a child that shares our memory
 }
 
 // childStack is the size of the stack of a child that shares memory: its deepest
@@ -177,13 +180,12 @@ const childStack = 16 << 10
 //go:norace
 //go:noinline
 func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, child *childArgs, e syscall.Errno) {
-	var fd int32 = -1
-	args := cloneArgs{flags: l.CloneFlags | clonePidfd | cloneClearSighand, exitSignal: uint64(syscall.SIGCHLD), pidfd: uint64(uintptr(unsafe.Pointer(&fd)))}
+	child = &childArgs{ops: l.Child, slots: s, base: l.base, parent: parentEnd, pidfd: -1}
+	args := cloneArgs{flags: l.CloneFlags | clonePidfd | cloneClearSighand, exitSignal: uint64(syscall.SIGCHLD), pidfd: uint64(uintptr(unsafe.Pointer(&child.pidfd)))}
 	if l.CgroupSlot >= 0 {
 		args.flags |= cloneIntoCgroup
 		args.cgroup = uint64(uint32(s[l.CgroupSlot]))
 	}
-	child = &childArgs{ops: l.Child, slots: s, base: l.base, parent: parentEnd}
 	if l.SharesMemory {
 		own := *s
 		child.slots = &own
@@ -207,7 +209,7 @@ func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, child *childArgs
 	}
 	runtimeAfterFork()
 	syscall.ForkLock.Unlock()
-	return int(r), int(fd), child, e
+	return int(r), int(child.pidfd), child, e
 }
 
 // cloneVM is clone3(2) for a child on a stack of its own.
