@@ -74,6 +74,10 @@ func (m *monitor) watch() {
 	}
 	for !m.step(-1) {
 	}
+	// Who attached before the end is to have the last output: a step takes the
+	// connection, the next its request.
+	m.step(0)
+	m.step(0)
 	m.drain()
 	m.ended()
 }

@@ -2,7 +2,10 @@ package network
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,10 +13,12 @@ import (
 // From <linux/netfilter/nfnetlink_conntrack.h> and, the filter's bits, the
 // kernel's net/netfilter/nf_internals.h.
 const (
+	ipctnlGet    = 1 // IPCTNL_MSG_CT_GET
 	ipctnlDelete = 2 // IPCTNL_MSG_CT_DELETE
 
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
+	ctaID         = 12
 	ctaFilter     = 25
 
 	ctaTupleIP     = 1
@@ -37,9 +42,8 @@ const (
 // a flow's first packet; a client that goes on sending from the same port
 // would otherwise never reach the container. TCP decides anew with each SYN.
 //
-// This needs Linux 5.8, for a filter in the deletion; where it is missing such
-// a client has to pause for the 30 s after which the kernel forgets by itself.
-// That is why errors are not returned.
+// Where that fails such a client has to pause for the 30 s after which the kernel
+// forgets by itself. That is why errors are not returned.
 func forgetOldFlows(published []publication) {
 	b := new(batch)
 	for _, p := range published {
@@ -61,7 +65,12 @@ func forgetOldFlows(published []publication) {
 		b.conntrackFilter(ctaFilterOrigFlags, flags)
 		b.end()
 	}
-	deleteFlows(b)
+	deleteFlows(b, func(f *flow) bool {
+		return slices.ContainsFunc(published, func(p publication) bool {
+			return p.protocol == UDP && f.protocol == UDP.number() && f.port == p.at.Port() &&
+				(p.at.Addr().IsUnspecified() || f.destination == p.at.Addr())
+		})
+	})
 }
 
 // forgetFlowsTo makes connection tracking forget the flows that were sent on
@@ -75,7 +84,7 @@ func forgetFlowsTo(container netip.Addr) {
 	b.endNest(tuple)
 	b.conntrackFilter(ctaFilterReplyFlags, filterIPSrc)
 	b.end()
-	deleteFlows(b)
+	deleteFlows(b, func(f *flow) bool { return f.answers == container })
 }
 
 func (b *batch) beginConntrackDelete() {
@@ -96,7 +105,9 @@ func (b *batch) conntrackFilter(kind uint16, flags uint32) {
 	b.endNest(nest)
 }
 
-func deleteFlows(b *batch) {
+// deleteFlows executes deletions with filters. Where the kernel has none (until
+// 6.8), it lists all flows and deletes those that match.
+func deleteFlows(b *batch, match func(*flow) bool) {
 	if b.count == 0 {
 		return
 	}
@@ -105,5 +116,101 @@ func deleteFlows(b *batch) {
 		return
 	}
 	defer filter.closeLater()
-	_, _ = filter.execute(b)
+	results, err := filter.execute(b)
+	if err != nil || !slices.ContainsFunc(results, func(err error) bool { return errors.Is(err, unix.EOPNOTSUPP) }) {
+		return
+	}
+	flows, err := listFlows(filter, match)
+	if err != nil {
+		return
+	}
+	for _, f := range flows {
+		one := new(batch)
+		one.beginConntrackDelete()
+		one.attr(ctaTupleOrig|unix.NLA_F_NESTED, f.tuple)
+		one.attr(ctaID, f.id) // not one that took its place meanwhile
+		one.end()
+		if _, err := filter.execute(one); err != nil {
+			return
+		}
+	}
+}
+
+// flow is what connection tracking knows of a connection: the tuple of its first
+// packet, as the kernel wrote it, and who answers.
+type flow struct {
+	tuple, id   []byte
+	destination netip.Addr
+	protocol    uint8
+	port        uint16
+	answers     netip.Addr
+}
+
+func listFlows(filter *conn, match func(*flow) bool) ([]*flow, error) {
+	b := new(batch)
+	b.begin(unix.NFNL_SUBSYS_CTNETLINK<<8|ipctnlGet, unix.NLM_F_DUMP)
+	b.buf = append(b.buf, unix.AF_INET, unix.NFNETLINK_V0, 0, 0)
+	b.end()
+	var list []*flow
+	err := filter.dump(b, func(body []byte) error {
+		if f := parseFlow(body); f != nil && match(f) {
+			list = append(list, f)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list tracked connections: %w", err)
+	}
+	return list, nil
+}
+
+// parseFlow reads a struct nfgenmsg and the attributes behind it; nil for what is
+// not complete.
+func parseFlow(body []byte) *flow {
+	const header = 4
+	if len(body) < header {
+		return nil
+	}
+	f := new(flow)
+	eachAttr(body[header:], func(kind uint16, data []byte) {
+		switch kind {
+		case ctaID:
+			f.id = slices.Clone(data)
+		case ctaTupleOrig:
+			f.tuple = slices.Clone(data)
+			_, f.destination, f.protocol, f.port = parseTuple(data)
+		case ctaTupleReply:
+			f.answers, _, _, _ = parseTuple(data)
+		}
+	})
+	if f.tuple == nil || f.id == nil {
+		return nil
+	}
+	return f
+}
+
+func parseTuple(tuple []byte) (source, destination netip.Addr, protocol uint8, port uint16) {
+	eachAttr(tuple, func(kind uint16, data []byte) {
+		switch kind {
+		case ctaTupleIP:
+			eachAttr(data, func(kind uint16, address []byte) {
+				switch kind {
+				case ctaIPv4Src:
+					source, _ = netip.AddrFromSlice(address)
+				case ctaIPv4Dst:
+					destination, _ = netip.AddrFromSlice(address)
+				}
+			})
+		case ctaTupleProto:
+			eachAttr(data, func(kind uint16, value []byte) {
+				switch {
+				case kind == ctaProtoNum && len(value) == 1:
+					protocol = value[0]
+				case kind == ctaProtoDstPrt && len(value) == 2:
+					port = binary.BigEndian.Uint16(value)
+				}
+			})
+		}
+	})
+	return source, destination, protocol, port
 }

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 const sayArg = "say-signal"
 
 func saySignal() {
-	c := make(chan os.Signal, 1)
+	c := make(chan os.Signal, 64) // one that finds it full is lost, and SIGURG comes often
 	signal.Notify(c)
 	fmt.Println("ready")
 	for s := range c {
