@@ -87,9 +87,6 @@ type compiler struct {
 	ns     namespaces
 	userNS bool
 
-	// ownMemory: the child must not share its parent's memory.
-	ownMemory bool
-
 	root     int16 // the new root's mount
 	proc     int16 // a procfs mounted by this program
 	devpts   int16
@@ -229,11 +226,6 @@ func (c *compiler) plan() (*Plan, error) {
 		return nil, c.b.err
 	}
 	c.b.prog.Terminal = c.spec.Process.Terminal
-	// A process that shares memory cannot enter a time namespace, and one that
-	// waits long should not. Without root's rights the parent could no longer
-	// read its own /proc once the child has made the memory undumpable.
-	timeNS := c.ns.fresh&unix.CLONE_NEWTIME != 0 || c.ns.join[unix.CLONE_NEWTIME] != "" || len(c.spec.Linux.TimeOffsets) > 0
-	c.b.prog.SharesMemory = !c.ownMemory && !c.userNS && !timeNS && !c.opt.Hold && unix.Geteuid() == 0
 	return &Plan{prog: c.b.prog, setup: c.setup}, nil
 }
 

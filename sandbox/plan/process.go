@@ -152,7 +152,6 @@ func (c *compiler) oomScore() {
 	if now, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil && strings.TrimSpace(string(now)) == v {
 		return // the process inherits it
 	}
-	c.ownMemory = true // the score belongs to the memory, and would be the parent's too
 	b.begin("oom_score_adj", "set the out-of-memory score adjustment to "+v)
 	f, _ := b.openat(n(cwd), "/proc/self/oom_score_adj", unix.O_WRONLY)
 	b.write(f, v)

@@ -21,8 +21,8 @@ func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
 // patterns are the packages whose tests are run once more in the machine: those
 // that deal with control groups, or with what Debian's kernel does otherwise.
 var patterns = []string{
-	"./internal/...", "./sandbox/...", "./monitor/client", "./monitor/jsonlog", "./unionfs/...",
-	"./layer", "./network", "./engine/...", "./cmd/viv-oci", "./test/vm/proof", "./test/blackbox",
+	"./internal/kernel", "./internal/testenv", "./sandbox/cgroup/...", "./sandbox/capability", "./sandbox/plan",
+	"./engine/...", "./cmd/viv-oci", "./test/vm/proof",
 }
 
 // apart are packages of those that are not about the kernel.
