@@ -70,9 +70,24 @@ func logFiles(path string) []string {
 	return append(files, path)
 }
 
-// openLogs opens all files of a log, oldest first. A rotation between listing
-// and opening can make two names one file; the later one is kept once.
+// openLogs opens all files of a log, oldest first. A rotation while it opens them
+// could make it miss one, so it looks again whether each still has its name.
 func openLogs(path string) ([]*os.File, error) {
+	for range 100 {
+		files, err := openLogsOnce(path)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(files, func(f *os.File) bool { return !sameFile(f, f.Name()) }) {
+			return files, nil
+		}
+		closeAll(files)
+	}
+	return nil, fmt.Errorf("open the log %s: its files are renamed faster than they can be opened", path)
+}
+
+// openLogsOnce may find one file by two names; the later one is kept.
+func openLogsOnce(path string) ([]*os.File, error) {
 	var open []*os.File
 	for _, p := range logFiles(path) {
 		f, err := os.Open(p)

@@ -2,7 +2,6 @@ package network
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -105,8 +104,8 @@ func (b *batch) conntrackFilter(kind uint16, flags uint32) {
 	b.endNest(nest)
 }
 
-// deleteFlows executes deletions with filters. Where the kernel has none (until
-// 6.8), it lists all flows and deletes those that match.
+// deleteFlows executes deletions with filters. A kernel that has none (until 6.8)
+// takes them for incomplete; then all flows are listed, and those that match deleted.
 func deleteFlows(b *batch, match func(*flow) bool) {
 	if b.count == 0 {
 		return
@@ -117,7 +116,7 @@ func deleteFlows(b *batch, match func(*flow) bool) {
 	}
 	defer filter.closeLater()
 	results, err := filter.execute(b)
-	if err != nil || !slices.ContainsFunc(results, func(err error) bool { return errors.Is(err, unix.EOPNOTSUPP) }) {
+	if err != nil || !slices.ContainsFunc(results, func(err error) bool { return err != nil }) {
 		return
 	}
 	flows, err := listFlows(filter, match)

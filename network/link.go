@@ -345,6 +345,10 @@ type port struct {
 	peerNamespace int32
 }
 
+// A namespace that is being taken down loses its number before its links go; the
+// kernel says then that it has none.
+const goneNamespace = -2
+
 func parsePort(body []byte) (found port, master int) {
 	if len(body) < unix.SizeofIfInfomsg {
 		return found, 0
@@ -357,7 +361,9 @@ func parsePort(body []byte) (found port, master int) {
 		case kind == unix.IFLA_MASTER && len(data) >= 4:
 			master = int(binary.NativeEndian.Uint32(data))
 		case kind == unix.IFLA_LINK_NETNSID && len(data) >= 4:
-			found.peerNamespace = int32(binary.NativeEndian.Uint32(data))
+			if found.peerNamespace = int32(binary.NativeEndian.Uint32(data)); found.peerNamespace < 0 {
+				found.peerNamespace = goneNamespace
+			}
 		}
 	})
 	return found, master
@@ -425,6 +431,9 @@ func namespaceNumber(host *conn, namespace *os.File) (int32, error) {
 // leads there by itself, soon; to do it for the kernel would only mean to wait,
 // some 20 ms, for its grace periods. Kernels that cannot tell say yes.
 func alive(host *conn, number int32) bool {
+	if number == goneNamespace {
+		return false
+	}
 	if number < 0 {
 		return true
 	}
