@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"vivarium/bundle"
@@ -132,6 +133,10 @@ func (x *execRun) makePlan(ctx context.Context, _ string) error {
 	proc, err := bundle.ExecProcess(r.spec, o, passwd, group)
 	if err != nil {
 		return &Error{Kind: ErrInvalid, Msg: err.Error(), cause: err}
+	}
+	if x.opt.TTY {
+		// In place before the process looks.
+		proc.ConsoleSize = &specs.Box{Height: uint(x.opt.Rows), Width: uint(x.opt.Cols)}
 	}
 	target, err := execTarget(r, x.st)
 	if err != nil {

@@ -109,6 +109,10 @@ func (f *execFlags) build(spec *specs.Spec, args []string) (*specs.Process, erro
 	p.Args = args
 	p.Terminal = f.tty
 	p.ConsoleSize = nil
+	if f.tty {
+		// In place before the process looks.
+		p.ConsoleSize = ownSize()
+	}
 	if f.cwd != "" {
 		p.Cwd = f.cwd
 	}

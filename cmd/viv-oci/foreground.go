@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"vivarium/sandbox"
@@ -94,6 +95,15 @@ func (f *foreground) pass(s os.Signal, p *sandbox.Process) {
 	default:
 		unix.PidfdSendSignal(p.PidFD, s.(unix.Signal), nil, 0) // ended: nothing to tell
 	}
+}
+
+// ownSize is the size of the terminal from which we were called, or nil.
+func ownSize() *specs.Box {
+	size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+	if err != nil {
+		return nil
+	}
+	return &specs.Box{Height: uint(size.Row), Width: uint(size.Col)}
 }
 
 func (f *foreground) resize(master int) {
