@@ -234,6 +234,9 @@ func (r *run) undo(errp *error) {
 	if r.session != nil {
 		r.abandon()
 	}
+	if r.attached != nil { // it works in the namespace
+		<-r.attached
+	}
 	if r.netns != nil { // with nobody in it, its interfaces go at once
 		r.netns.Close()
 		r.netns = nil
@@ -241,9 +244,6 @@ func (r *run) undo(errp *error) {
 	if r.c == nil || r.dry {
 		r.flight.land()
 		return
-	}
-	if r.attached != nil {
-		<-r.attached
 	}
 	if err := r.e.wipe(r.c, r.fresh); err != nil {
 		r.e.notice("after a failed start: %v", err)

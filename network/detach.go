@@ -18,9 +18,8 @@ import (
 //
 // A veth pair ends by itself with the namespace it leads to. If the namespace
 // has no process and no descriptor left, Detach leaves that to the kernel and
-// takes well under a millisecond; if not, it deletes the pair, which costs some
-// 20 ms of the kernel's grace periods. So close the namespace's descriptor
-// first.
+// takes well under a millisecond; if not, it takes the pair off the bridge, see
+// retire. So close the namespace's descriptor first.
 func (m *Manager) Detach(ctx context.Context, containerID string) error {
 	if !validContainerID(containerID) {
 		return nil // no such container can have been attached
@@ -128,7 +127,7 @@ func (b *bridge) publishedFor(endpoint *Endpoint) ([]publication, error) {
 	return list, nil
 }
 
-// removePort deletes an endpoint's veth pair unless the kernel is at it.
+// removePort retires an endpoint's veth pair unless the kernel is at it.
 func removePort(bridge int, endpoint *Endpoint) error {
 	host, err := dial(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -145,7 +144,7 @@ func removePort(bridge int, endpoint *Endpoint) error {
 	if err != nil {
 		return err
 	}
-	return deleteLink(host, found.index)
+	return retire(host, found.index)
 }
 
 func (b *bridge) removeEndpoint(containerID string) error {
@@ -298,7 +297,7 @@ func (b *bridge) sweepPublications(ctx context.Context, live func(string) bool, 
 	return b.withdrawLocked(stale)
 }
 
-// sweepLinks deletes ports of the bridge for whose address there is no lease.
+// sweepLinks retires ports of the bridge for whose address there is no lease.
 // A lease is older than its link, so the links are listed first.
 func (b *bridge) sweepLinks(mend bool, report *Report) error {
 	index, err := b.index()
@@ -328,7 +327,7 @@ func (b *bridge) sweepLinks(mend bool, report *Report) error {
 			continue
 		}
 		if mend {
-			if err := deleteLink(host, found.index); err != nil {
+			if err := retire(host, found.index); err != nil {
 				return err
 			}
 		}
@@ -396,7 +395,7 @@ func (b *bridge) tearDownLocked() error {
 		}
 		for _, found := range list {
 			if isHostInterface(found.name) && alive(host, found.peerNamespace) {
-				if err := deleteLink(host, found.index); err != nil {
+				if err := retire(host, found.index); err != nil {
 					return err
 				}
 			}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 
 	"vivarium/internal/sys"
 
@@ -136,8 +137,8 @@ func setLinkAddress(host *conn, index int, mac net.HardwareAddr) error {
 	return nil
 }
 
-// deleteLink removes a link by its index, which no other link gets meanwhile.
-// That it is gone already is no error.
+// deleteLink removes a link by its index, which no other link gets meanwhile. It
+// is for bridges; a veth pair is retired. That it is gone already is no error.
 func deleteLink(host *conn, index int) error {
 	b := new(batch)
 	b.begin(unix.RTM_DELLINK, ack)
@@ -248,7 +249,7 @@ func (b *batch) setHairpin(name string) {
 	b.end()
 }
 
-// replace is create, after removing what an earlier owner of the address has
+// replace is create, after putting aside what an earlier owner of the address has
 // left: its pair is there until the kernel has taken down the old namespace.
 func (v *veth) replace(host *conn) error {
 	for range 3 {
@@ -263,12 +264,46 @@ func (v *veth) replace(host *conn) error {
 		if err != nil {
 			return err
 		}
-		if err := deleteLink(host, old.index); err != nil {
+		if err := retire(host, old.index); err != nil {
 			return err
 		}
 	}
 	return v.create(host)
 }
+
+// retire takes a port off its bridge, down, and gives it a name that no other
+// link has. The pair itself ends with the namespace that it leads to: at once,
+// if nobody is in there; else when the last one leaves, and till then it leads
+// nowhere.
+//
+// It is not deleted, for nobody can hold a namespace by its number while he does
+// so. Linux 6.18 follows a NULL pointer, with the lock of all network devices
+// held, when a veth pair is deleted from outside just as the namespace at its
+// other end is taken down (netdev_genl_dev_notify, called by netdev_run_todo).
+// Changing a link has no such tail: it is done when the lock is let go.
+//
+// That it is gone already is no error.
+func retire(host *conn, index int) error {
+	b := new(batch)
+	b.begin(unix.RTM_NEWLINK, ack)
+	b.link(int32(index), 0, unix.IFF_UP)
+	b.attrUint32(unix.IFLA_MASTER, 0)
+	b.end()
+	// Before Linux 6.2 a link can only be renamed while it is down, and one
+	// request renames before it sets flags.
+	b.begin(unix.RTM_NEWLINK, ack)
+	b.link(int32(index), 0, 0)
+	b.attrString(unix.IFLA_IFNAME, retiredInterface(index))
+	b.end()
+	if err := host.run(b); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("take link %d off its bridge: %w", index, err)
+	}
+	return nil
+}
+
+// retiredInterface is a name that hostInterface does not make. An index belongs
+// to one link of a namespace.
+func retiredInterface(index int) string { return "vivx" + strconv.Itoa(index) }
 
 // vethEnd appends what both ends have in common. One queue is what a veth
 // uses; by default the kernel makes one for each processor.
@@ -428,8 +463,7 @@ func namespaceNumber(host *conn, namespace *os.File) (int32, error) {
 
 // alive tells whether anything, a process or a descriptor, still holds the
 // namespace with a number. If not, the kernel removes each veth pair that
-// leads there by itself, soon; to do it for the kernel would only mean to wait,
-// some 20 ms, for its grace periods. Kernels that cannot tell say yes.
+// leads there by itself, soon. Kernels that cannot tell say yes.
 func alive(host *conn, number int32) bool {
 	if number == goneNamespace {
 		return false
