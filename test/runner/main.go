@@ -1,17 +1,19 @@
 // Command runner runs the project's test suites and closes with one plain line,
 // "N passed, N failed, N skipped", counted from what `go test -json` said.
 //
-//	go run ./test/runner [-fuzztime D] [-v] SUITE...
+//	go run ./test/runner [-fuzztime D] [-deadline D] [-v] SUITE...
 //
 // Suites: lint, unit, race, blackbox, vm, fuzz. Without one: unit, blackbox, vm.
 // The exit status is 0 only if at least one test ran, none failed and every
-// step of every suite worked.
+// step of every suite worked. The runner ends when its deadline has come, even if
+// a test hangs in the kernel and cannot be killed: then the report says where.
 package main
 
 import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -25,13 +27,16 @@ import (
 type run struct {
 	ctx      context.Context
 	fuzzTime time.Duration
-	tally    *tally
+	// grace is how long a command has to end when it is told to.
+	grace time.Duration
+	tally *tally
 	// broken names the steps that failed without being a test: a linter, a build.
 	broken []string
 }
 
 func main() {
 	fuzzTime := flag.Duration("fuzztime", 10*time.Second, "how long each fuzz target runs")
+	deadline := flag.Duration("deadline", 0, "how long all suites together may take; 0: as long as they like")
 	verbose := flag.Bool("v", false, "print every test, not only those that fail")
 	flag.Parse()
 	suites := flag.Args()
@@ -40,7 +45,12 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	r := &run{ctx: ctx, fuzzTime: *fuzzTime, tally: newTally(os.Stdout, *verbose)}
+	if *deadline > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, *deadline, fmt.Errorf("the deadline of %s for all suites has come", *deadline))
+		defer cancel()
+	}
+	r := &run{ctx: ctx, fuzzTime: *fuzzTime, grace: 30 * time.Second, tally: newTally(os.Stdout, *verbose)}
 	os.Exit(r.suites(suites))
 }
 
@@ -61,7 +71,11 @@ func (r *run) suites(names []string) int {
 	for _, name := range names {
 		start := time.Now()
 		fmt.Printf("=== suite %s\n", name)
-		if err := steps[name](); err != nil {
+		err := context.Cause(r.ctx)
+		if err == nil {
+			err = steps[name]()
+		}
+		if err != nil {
 			fmt.Printf("--- suite %s: %v\n", name, err)
 			r.broken = append(r.broken, name)
 		}
@@ -82,6 +96,9 @@ func (r *run) close(tests bool) int {
 		fmt.Fprintf(r.tally.out, "suite %s did not succeed\n", name)
 	}
 	total := r.tally.total()
+	if total.failed > 0 || len(r.broken) > 0 {
+		printKernelErrors(r.tally.out)
+	}
 	if tests {
 		fmt.Fprintf(r.tally.out, "%d passed, %d failed, %d skipped\n", total.passed, total.failed, total.skipped)
 	}
@@ -93,6 +110,19 @@ func (r *run) close(tests bool) int {
 		return 1
 	}
 	return 0
+}
+
+// printKernelErrors shows what the kernel complained of: after a crash of its own,
+// tests fail and hang that have nothing to do with it.
+func printKernelErrors(out io.Writer) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	text, err := exec.CommandContext(ctx, "dmesg", "--level", "emerg,alert,crit").Output()
+	if err != nil || len(text) == 0 {
+		return // not readable, or nothing to tell
+	}
+	lines := strings.SplitAfter(string(text), "\n")
+	fmt.Fprintf(out, "the kernel's own log has errors, the last of them:\n%s", strings.Join(lines[max(0, len(lines)-60):], ""))
 }
 
 // apart are the packages that have a suite of their own.
@@ -251,7 +281,7 @@ func (r *run) goTest(env []string, args ...string) error {
 	}
 	cmd := exec.CommandContext(r.ctx, "go", append(base, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 30 * time.Second
+	cmd.WaitDelay = r.grace
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
@@ -261,16 +291,25 @@ func (r *run) goTest(env []string, args ...string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start go test: %w", err)
 	}
+	// A test that cannot be killed keeps its end of the pipe.
+	release := context.AfterFunc(r.ctx, func() {
+		time.AfterFunc(r.grace, func() {
+			_ = cmd.Process.Kill()
+			_ = stdout.Close()
+		})
+	})
+	defer release()
 	before := r.tally.total().failed
 	if err := r.tally.read(stdout); err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		return fmt.Errorf("read go test's events: %w", err)
-	}
-	if err := cmd.Wait(); err != nil && r.tally.total().failed == before {
+		if r.ctx.Err() == nil {
+			return fmt.Errorf("read go test's events: %w", err)
+		}
+	} else if err := cmd.Wait(); err != nil && r.tally.total().failed == before {
 		return fmt.Errorf("go test failed with no test at fault: %w", err)
 	}
-	return nil
+	return context.Cause(r.ctx)
 }
 
 // output runs a command and returns what it printed on both streams.

@@ -55,9 +55,14 @@ func newTally(out io.Writer, verbose bool) *tally {
 	}
 }
 
-// read takes a stream of events to its end. A package whose end the stream does
-// not tell is counted as failed.
+// read takes a stream of events to its end, or until reading fails. A package
+// whose end the stream does not tell is counted as failed.
 func (t *tally) read(r io.Reader) error {
+	defer func() {
+		for _, p := range slices.Sorted(maps.Keys(t.open)) {
+			t.endPackage(event{Action: "fail", Package: p})
+		}
+	}()
 	lines := bufio.NewReaderSize(r, 1<<20)
 	for {
 		line, err := lines.ReadString('\n')
@@ -65,16 +70,12 @@ func (t *tally) read(r io.Reader) error {
 			t.line(line)
 		}
 		if err == io.EOF {
-			break
+			return nil
 		}
 		if err != nil {
 			return err
 		}
 	}
-	for _, p := range slices.Sorted(maps.Keys(t.open)) {
-		t.endPackage(event{Action: "fail", Package: p})
-	}
-	return nil
 }
 
 // line takes one line; one that is no event is go's own text and is passed on.
