@@ -24,7 +24,8 @@ type ExecOptions struct {
 	PreserveFDs   int
 	Detached      bool
 	IgnorePaused  bool
-	Meanwhile     func() // as in Options
+	// BeforeCommand, if set, is called before the command can run.
+	BeforeCommand func()
 	// Cgroups are paths below the container's groups, by v1 controller; the
 	// empty name is for all.
 	Cgroups map[string]string
@@ -76,12 +77,12 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, o ExecOp
 	if err != nil {
 		return nil, err
 	}
+	if o.BeforeCommand != nil { // nothing holds the child back: it runs the command when it is ready
+		o.BeforeCommand()
+	}
 	child, err := spawn.Start(p.Program(), spawn.Options{Stdin: 0, Stdout: 1, Stderr: 2, NetNS: -1, PidFD: pidfd})
 	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", explain(err, proc.Args))
-	}
-	if o.Meanwhile != nil {
-		o.Meanwhile()
 	}
 	l := &launch{opt: Options{ConsoleSocket: o.ConsoleSocket}, out: Process{Pid: child.Pid, PidFD: -1, Master: -1}}
 	if err := l.awaitExec(child, proc.Args, c.status == state.Paused); err != nil {

@@ -65,9 +65,9 @@ type Options struct {
 	NoPivot       bool
 	NoNewKeyring  bool
 	Detached      bool // nobody stays with the process of Run
-	// Meanwhile, if set, is called while the process sets itself up: work that
-	// has to be done before the command runs is free there.
-	Meanwhile func()
+	// BeforeCommand, if set, is called before the command can run, and while the
+	// process sets itself up: there such work costs nothing.
+	BeforeCommand func()
 }
 
 // Process is one that runs in a container. Its descriptors are the caller's.
@@ -272,13 +272,13 @@ func (l *launch) start(hold bool) error {
 		return err
 	}
 	l.out.Pid = l.proc.Pid
+	if l.opt.BeforeCommand != nil {
+		l.opt.BeforeCommand()
+	}
 	if !createHooks(l.spec) {
 		if err := l.letGoLater(hold); err != nil {
 			return err
 		}
-	}
-	if l.opt.Meanwhile != nil {
-		l.opt.Meanwhile()
 	}
 	for {
 		rep, err := l.proc.Wait(int(setupTimeout / time.Millisecond))

@@ -130,7 +130,7 @@ func (a *app) runContainer(id string, o sandbox.Options, keep bool) (int, error)
 	if !o.Detached {
 		f = newForeground()
 		defer f.close()
-		o.Meanwhile = f.listen
+		o.BeforeCommand = f.listen
 	}
 	p, err := a.runtime.Run(id, o)
 	if err != nil {

@@ -69,7 +69,7 @@ func (a *app) execProcess(id string, args []string, f *execFlags, o sandbox.Exec
 	if !o.Detached {
 		fg = newForeground()
 		defer fg.close()
-		o.Meanwhile = fg.listen
+		o.BeforeCommand = fg.listen
 	}
 	p, err := a.runtime.Exec(id, func(spec *specs.Spec) (*specs.Process, error) {
 		p, err := f.build(spec, args)
