@@ -16,14 +16,11 @@ func (b *builder) confine() error {
 	if err := b.appArmor(); err != nil {
 		return err
 	}
-	profile := b.sec.seccomp
-	if profile == "" && b.o.HostConfig.Privileged {
-		profile = "unconfined"
-	}
 	var err error
-	switch profile {
-	case "unconfined":
-	case "", "builtin":
+	switch profile := b.sec.profile(&b.o); {
+	case profile == "unconfined":
+	case profile == "builtin" && b.host.CompiledSeccomp:
+	case profile == "builtin":
 		if b.s.Linux.Seccomp, err = seccomp.GetDefaultProfile(b.s); err != nil {
 			return fmt.Errorf("make default seccomp profile: %w", err)
 		}
@@ -33,6 +30,24 @@ func (b *builder) confine() error {
 		}
 	}
 	return nil
+}
+
+// profile is the seccomp profile: "unconfined", "builtin" or JSON.
+func (s *security) profile(o *Options) string {
+	switch {
+	case s.seccomp != "":
+		return s.seccomp
+	case o.HostConfig.Privileged:
+		return "unconfined"
+	}
+	return "builtin"
+}
+
+// DefaultSeccomp tells whether a container with these options has Docker's
+// default seccomp profile.
+func DefaultSeccomp(o *Options) (bool, error) {
+	s, err := parseSecurity(o.HostConfig.SecurityOpt)
+	return s.profile(o) == "builtin", err
 }
 
 func (b *builder) appArmor() error {

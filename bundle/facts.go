@@ -36,6 +36,9 @@ type Facts struct {
 	AppArmor bool
 	// DefaultAppArmorProfile is put in the spec where AppArmor is on; empty: none.
 	DefaultAppArmorProfile string
+	// CompiledSeccomp says that the caller has Docker's default seccomp profile
+	// compiled: where a container has it (DefaultSeccomp) the spec is without.
+	CompiledSeccomp bool
 	// UIDMappings and GIDMappings are the default of a private user namespace.
 	UIDMappings, GIDMappings []specs.LinuxIDMapping
 

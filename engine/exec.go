@@ -142,8 +142,12 @@ func (x *execRun) makePlan(ctx context.Context, _ string) error {
 	if err != nil {
 		return err
 	}
+	filter, err := r.filter()
+	if err != nil {
+		return err
+	}
 	x.plan, err = plan.CompileExec(r.spec, proc, target, plan.Options{
-		ID: x.c.ID, NetNS: x.c.bridged(), OwnStdio: ownStdio(x.opt.TTY, x.opt.Stdin), Layout: r.layout,
+		Filter: filter, ID: x.c.ID, NetNS: x.c.bridged(), OwnStdio: ownStdio(x.opt.TTY, x.opt.Stdin), Layout: r.layout,
 	})
 	if err != nil {
 		return fmt.Errorf("plan exec in container %s: %w", x.c.Name, err)

@@ -13,6 +13,8 @@ import (
 	"vivarium/bundle"
 	"vivarium/monitor/wire"
 	"vivarium/sandbox/plan"
+	"vivarium/sandbox/seccomp"
+	"vivarium/sandbox/seccomp/dockerdefault"
 )
 
 // facts gathers what the spec of the container has to know.
@@ -26,6 +28,7 @@ func (r *run) facts(ctx context.Context, o bundle.Options, id string) (bundle.Fa
 		return f, err
 	}
 	r.layout = layout
+	f.CompiledSeccomp = true
 	f.ID, f.CgroupVersion, f.Lacks = id, cgroupVersion(layout), cgroupLacks(layout, &o.HostConfig.Resources)
 	if o.HostConfig.Init != nil && *o.HostConfig.Init {
 		f.InitPath = r.e.Monitor // which is an init too, by the name InitTarget
@@ -161,14 +164,33 @@ func (r *run) compile(context.Context) error {
 	if err != nil {
 		return err
 	}
+	filter, err := r.filter()
+	if err != nil {
+		return err
+	}
 	r.plan, err = plan.Compile(r.spec, plan.Options{
-		ID: r.c.ID, Root: root, NetNS: r.c.bridged(), OwnStdio: ownStdio(r.c.Config().Tty, r.c.Config().OpenStdin),
+		Filter: filter, ID: r.c.ID, Root: root, NetNS: r.c.bridged(), OwnStdio: ownStdio(r.c.Config().Tty, r.c.Config().OpenStdin),
 		MakeCwd: true, Lenient: true, Layout: r.layout, LastCap: r.host.LastCap,
 	})
 	if err != nil {
 		return fmt.Errorf("plan container %s: %w", r.c.Name, err)
 	}
 	return nil
+}
+
+// filter is Docker's default seccomp profile, compiled when this program was built,
+// or nil where the spec has a profile or none is wanted.
+func (r *run) filter() (*seccomp.Filter, error) {
+	byDefault, err := bundle.DefaultSeccomp(&r.c.Options)
+	if err != nil || !byDefault || r.spec.Linux.Seccomp != nil {
+		return nil, err
+	}
+	var bounding []string
+	if caps := r.spec.Process.Capabilities; caps != nil {
+		bounding = caps.Bounding
+	}
+	f, err := dockerdefault.Filter(bounding)
+	return &f, err
 }
 
 // ownStdio says which of the process's standard descriptors are pipes of ours.

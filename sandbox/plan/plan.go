@@ -62,7 +62,7 @@ type Options struct {
 	Lenient  bool // leave limits out that the kernel does not have, with a warning, as Docker does
 
 	Layout  *cgroup.Layout  // the machine's control groups; nil to look
-	Filter  *seccomp.Filter // spec.Linux.Seccomp, compiled before; nil to compile it
+	Filter  *seccomp.Filter // taken for spec.Linux.Seccomp, which may be nil then; nil to compile that
 	LastCap int             // the kernel's highest capability; 0 to look
 }
 

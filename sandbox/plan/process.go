@@ -82,11 +82,10 @@ func (c *compiler) capset(s capability.Sets) {
 // seccomp loads the filter.
 func (c *compiler) seccomp() {
 	cfg := c.spec.Linux.Seccomp
-	if cfg == nil {
+	b, f := c.b, c.opt.Filter
+	if cfg == nil && f == nil {
 		return
 	}
-	b := c.b
-	f := c.opt.Filter
 	if f == nil {
 		compiled, err := seccomp.Compile(cfg)
 		if err != nil {
