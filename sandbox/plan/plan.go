@@ -92,6 +92,7 @@ type compiler struct {
 	devpts   int16
 	dev      int16
 	devBound bool // /dev is the host's
+	closed   bool // the close step is in the plan
 
 	layout cgroup.Layout
 	setup  cgroup.Setup

@@ -98,6 +98,7 @@ func (c *compiler) seccomp() {
 		b.fail(errorf("seccomp: a notify listener is not supported"))
 		return
 	}
+	c.closeAll()
 	raw := f.Bytes()
 	b.begin("seccomp", "load the system call filter, "+utoa(uint32(len(raw)/8))+" instructions")
 	code := b.bytes(raw)
@@ -202,9 +203,7 @@ func (c *compiler) exec() {
 		candidates = []string{c.opt.ExecPath}
 	}
 	hold := c.waitForStart()
-	b.begin("close", "let no descriptor of the host go on into the container")
-	first := 3 + c.opt.PreserveFDs
-	b.do(unix.SYS_CLOSE_RANGE, n(first), n(^uint32(0)), n(unix.CLOSE_RANGE_CLOEXEC))
+	c.closeAll()
 	b.begin("exec", "execute "+p.Args[0])
 	b.report('X', program.None)
 	argv := b.pointers(p.Args)
@@ -213,6 +212,20 @@ func (c *compiler) exec() {
 	b.prog.ExecOp = len(*b.ops)
 	b.prog.Candidates = len(candidates)
 	b.do(int(program.ExecStub), n(program.SlotStub), n(argv), n(envp), n(program.SlotSync), n(empty), n(hold))
+}
+
+// closeAll marks every descriptor but 0, 1, 2 and those asked for to be closed by
+// execve. It comes before the filter, which may forbid it; whatever is opened
+// later is opened so.
+func (c *compiler) closeAll() {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	b := c.b
+	b.begin("close", "let no descriptor of the host go on into the container")
+	first := 3 + c.opt.PreserveFDs
+	b.do(unix.SYS_CLOSE_RANGE, n(first), n(^uint32(0)), n(unix.CLOSE_RANGE_CLOEXEC))
 }
 
 // waitForStart lets the process wait between OCI create and start. It gives the
