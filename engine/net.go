@@ -71,7 +71,7 @@ func (r *run) joinNetwork(ctx context.Context) error {
 		res := <-r.attached
 		r.attached = nil
 		if res.err != nil {
-			return fmt.Errorf("attach container %s to the network: %w", r.c.Name, res.err)
+			return res.err // says "attach container …" itself
 		}
 		r.endpoint = res.endpoint
 		defer func() {

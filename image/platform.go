@@ -31,7 +31,9 @@ func ParsePlatform(s string) (ocispec.Platform, error) {
 	var p ocispec.Platform
 	switch len(parts) {
 	case 1:
-		p = ocispec.Platform{OS: "linux", Architecture: parts[0]}
+		if p = onePart(parts[0]); p.OS == "" {
+			return p, fmt.Errorf("parse platform %q: unknown operating system or architecture", s)
+		}
 	case 2, 3:
 		p = ocispec.Platform{OS: parts[0], Architecture: parts[1]}
 		if len(parts) == 3 {
@@ -44,6 +46,22 @@ func ParsePlatform(s string) (ocispec.Platform, error) {
 		return p, fmt.Errorf("platform %q: only linux images can be run here", s)
 	}
 	return normalize(p), nil
+}
+
+// onePart reads a platform of one word, an operating system or an architecture;
+// neither gives the zero Platform.
+func onePart(word string) ocispec.Platform {
+	switch word {
+	case "linux":
+		return ocispec.Platform{OS: word, Architecture: runtime.GOARCH}
+	case "windows", "darwin", "freebsd":
+		return ocispec.Platform{OS: word}
+	}
+	switch p := normalize(ocispec.Platform{OS: "linux", Architecture: word}); p.Architecture {
+	case "386", "amd64", "arm", "arm64", "loong64", "mips", "mipsle", "mips64", "mips64le", "ppc64", "ppc64le", "riscv64", "s390x":
+		return p
+	}
+	return ocispec.Platform{}
 }
 
 // normalize brings the names that people and old images use to Go's, and

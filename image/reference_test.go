@@ -1,6 +1,7 @@
 package image
 
 import (
+	"runtime"
 	"strings"
 	"testing"
 
@@ -71,13 +72,14 @@ func TestPlatforms(t *testing.T) {
 	for in, want := range map[string]string{
 		"linux/amd64": "linux/amd64", "amd64": "linux/amd64", "linux/x86_64": "linux/amd64", "linux/arm64/v8": "linux/arm64", "aarch64": "linux/arm64",
 		"linux/arm": "linux/arm/v7", "armhf": "linux/arm/v7", "linux/arm/v6": "linux/arm/v6", "LINUX/386": "linux/386",
+		"linux": "linux/" + runtime.GOARCH,
 	} {
 		p, err := ParsePlatform(in)
 		if err != nil || PlatformString(p) != want {
 			t.Errorf("%s: %s %v", in, PlatformString(p), err)
 		}
 	}
-	for _, in := range []string{"windows/amd64", "linux/", "a/b/c/d", "li nux/x", "/"} {
+	for _, in := range []string{"windows/amd64", "linux/", "a/b/c/d", "li nux/x", "/", "x", "windows"} {
 		if p, err := ParsePlatform(in); err == nil {
 			t.Errorf("%s: %v", in, p)
 		}

@@ -206,6 +206,10 @@ func newStart(a *app) *cobra.Command {
 		if !attach && !interactive {
 			err := a.each(args, func(ref string) (string, error) {
 				h, err := e.Start(ctx, ref, false)
+				var failed *client.StartError
+				if errors.As(err, &failed) { // it names the step, not the container
+					err = fmt.Errorf("start container %s: %w", ref, err)
+				}
 				if err != nil || h == nil {
 					return ref, err
 				}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"vivarium/bundle"
+	"vivarium/network"
 )
 
 // createFlags holds the flags that `viv create` and `viv run` share, as they came
@@ -462,7 +463,10 @@ func (f *createFlags) readNetwork() (err error) {
 	}
 	h.NetworkMode = "default"
 	if len(f.networks) == 1 {
-		if h.NetworkMode = f.networks[0]; strings.ContainsAny(h.NetworkMode, "=,") {
+		if h.NetworkMode = f.networks[0]; h.NetworkMode == "" {
+			return errors.New("no name set for network")
+		}
+		if strings.ContainsAny(h.NetworkMode, "=,") {
 			return fmt.Errorf("--network %q: the long form with key=value is not supported, use --ip, --network-alias and --mac-address", h.NetworkMode)
 		}
 	}
@@ -470,6 +474,9 @@ func (f *createFlags) readNetwork() (err error) {
 		if n.MacAddress, err = bundle.ParseMAC(f.macs); err != nil {
 			return err
 		}
+	}
+	if err := f.readExposed(); err != nil {
+		return err
 	}
 	h.Dns, h.ExtraHosts = nil, nil
 	for _, s := range f.dns.args {
@@ -485,6 +492,37 @@ func (f *createFlags) readNetwork() (err error) {
 			return err
 		}
 		h.ExtraHosts = append(h.ExtraHosts, e)
+	}
+	return nil
+}
+
+// readExposed collects the ports that --expose and -p name, one key a port, as
+// they stand in a container's configuration ("80/tcp").
+func (f *createFlags) readExposed() error {
+	var ports []network.PortMapping
+	for _, arg := range f.o.Expose {
+		if strings.Contains(arg, ":") {
+			return fmt.Errorf("invalid port format for --expose: %s", arg)
+		}
+		list, err := network.ParsePort(arg)
+		if err != nil {
+			return fmt.Errorf("invalid range format for --expose: %s, error: %w", arg, err)
+		}
+		ports = append(ports, list...)
+	}
+	for _, arg := range f.o.Publish {
+		list, err := network.ParsePort(arg)
+		if err != nil {
+			return err
+		}
+		ports = append(ports, list...)
+	}
+	f.o.Config.ExposedPorts = nil
+	for _, p := range ports {
+		if f.o.Config.ExposedPorts == nil {
+			f.o.Config.ExposedPorts = map[string]struct{}{}
+		}
+		f.o.Config.ExposedPorts[fmt.Sprintf("%d/%s", p.ContainerPort, p.Protocol)] = struct{}{}
 	}
 	return nil
 }

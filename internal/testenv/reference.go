@@ -102,6 +102,8 @@ func startDocker() (string, error) {
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			<-exited
 		}
+		// Of containers on the host's network, dockerd leaves this mount.
+		_ = syscall.Unmount(filepath.Join(dir, "x/netns/default"), syscall.MNT_DETACH)
 		for _, name := range []string{"d", "x", "docker.sock", "dockerd.pid", "dockerd.log"} {
 			_ = os.RemoveAll(filepath.Join(dir, name))
 		}
