@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -127,16 +126,22 @@ func (a deviceKey) meets(b deviceKey) bool {
 }
 
 // deviceState is what v1 can express: a default and exceptions from it
-// (security/device_cgroup.c).
+// (security/device_cgroup.c), in the order in which the spec named them: who
+// reads devices.list finds that again.
 type deviceState struct {
 	allow      bool
-	exceptions map[deviceKey]uint8
+	exceptions []deviceException
+}
+
+type deviceException struct {
+	deviceKey
+	access uint8
 }
 
 // devicesV1 folds the rules, of which the last one counts, into v1's form and
 // writes that.
 func (c *compiler) devicesV1(g group, rules []devicebpf.Rule) {
-	s := deviceState{exceptions: map[deviceKey]uint8{}}
+	var s deviceState
 	for _, r := range rules {
 		if err := s.apply(r); err != nil {
 			c.errs = append(c.errs, err)
@@ -148,18 +153,15 @@ func (c *compiler) devicesV1(g group, rules []devicebpf.Rule) {
 		start, file, why = "devices.allow", "devices.deny", "a device that it may not use"
 	}
 	g.set(start, "a", "begin with no exception")
-	keys := slices.SortedFunc(maps.Keys(s.exceptions), func(a, b deviceKey) int {
-		return slices.Compare([]int64{int64(b.kind), a.major, a.minor}, []int64{int64(a.kind), b.major, b.minor})
-	})
-	for _, k := range keys {
-		g.set(file, k.String()+" "+accessString(s.exceptions[k]), why)
+	for _, e := range s.exceptions {
+		g.set(file, e.String()+" "+accessString(e.access), why)
 	}
 }
 
 func (s *deviceState) apply(r devicebpf.Rule) error {
 	if r.Everything() {
 		s.allow = r.Allow
-		clear(s.exceptions)
+		s.exceptions = nil
 		return nil
 	}
 	kinds := []byte{r.Type}
@@ -176,21 +178,26 @@ func (s *deviceState) apply(r devicebpf.Rule) error {
 
 func (s *deviceState) applyTo(k deviceKey, r devicebpf.Rule) error {
 	if r.Allow != s.allow {
-		s.exceptions[k] |= r.Access
+		same := func(e deviceException) bool { return e.deviceKey == k }
+		if i := slices.IndexFunc(s.exceptions, same); i >= 0 {
+			s.exceptions[i].access |= r.Access
+		} else {
+			s.exceptions = append(s.exceptions, deviceException{k, r.Access})
+		}
 		return nil
 	}
 	// The rule says what the default says, so it takes exceptions away.
-	for e, access := range s.exceptions {
-		switch {
-		case access&r.Access == 0 || !k.meets(e):
-		case !k.covers(e):
-			return fmt.Errorf("device rule for %s: v1 cannot make an exception from the wider rule for %s before it: %w", k, e, ErrUnsupported)
-		case access&^r.Access == 0:
-			delete(s.exceptions, e)
-		default:
-			s.exceptions[e] = access &^ r.Access
+	for i := range s.exceptions {
+		e := &s.exceptions[i]
+		if e.access&r.Access == 0 || !k.meets(e.deviceKey) {
+			continue
 		}
+		if !k.covers(e.deviceKey) {
+			return fmt.Errorf("device rule for %s: v1 cannot make an exception from the wider rule for %s before it: %w", k, e.deviceKey, ErrUnsupported)
+		}
+		e.access &^= r.Access
 	}
+	s.exceptions = slices.DeleteFunc(s.exceptions, func(e deviceException) bool { return e.access == 0 })
 	return nil
 }
 

@@ -183,8 +183,8 @@ func (c *compiler) fileSystems() {
 	c.sysctls()
 	c.readonlyPaths()
 	c.maskedPaths()
-	c.rootAttributes()
 	c.pivot()
+	c.rootAttributes()
 }
 
 func (c *compiler) makeCwd() {

@@ -204,7 +204,8 @@ func (c *compiler) pivot() {
 	b.do(unix.SYS_CHDIR, b.str("/"))
 }
 
-// rootAttributes come last: making the root read-only, and its propagation.
+// rootAttributes come last: making the root read-only, and its propagation. The
+// kernel pivots to no shared mount.
 func (c *compiler) rootAttributes() {
 	b := c.b
 	var set, prop uint64
