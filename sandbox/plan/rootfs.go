@@ -323,12 +323,11 @@ func (c *compiler) mountFS(m *specs.Mount, o mountOpts) error {
 	return nil
 }
 
-// bind shows a file or directory of the host.
+// bind shows a file or directory of the host. Options for a file system (mode=,
+// size=) have nothing to act on: the kernel passes over them (mount(2)), and
+// specifications that give the same options to every mount rely on it.
 func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 	b := c.b
-	if len(o.data) > 0 {
-		return errorf("a bind mount has no option %q", o.data[0].Key)
-	}
 	var st unix.Stat_t
 	source := m.Source
 	if !filepath.IsAbs(source) {
