@@ -208,8 +208,13 @@ func (l *launch) createHooks() error {
 		return err
 	}
 	h := l.spec.Hooks
+	// Those of prestart were to run after start was called, when all is created.
+	before, err := newHookRun(l.spec, l.rec, state.Created)
+	if err != nil {
+		return err
+	}
 	//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
-	if err := r.each("prestart", h.Prestart, r.outside); err != nil {
+	if err := before.each("prestart", h.Prestart, before.outside); err != nil {
 		return err
 	}
 	if err := r.each("createRuntime", h.CreateRuntime, r.outside); err != nil {

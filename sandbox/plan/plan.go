@@ -91,8 +91,9 @@ type compiler struct {
 	proc     int16 // a procfs mounted by this program
 	devpts   int16
 	dev      int16
-	devBound bool // /dev is the host's
-	closed   bool // the close step is in the plan
+	devBound bool  // /dev is the host's
+	closed   bool  // the close step is in the plan
+	cwd      int16 // the working directory, where the filter may forbid to look at it
 
 	layout cgroup.Layout
 	setup  cgroup.Setup
@@ -137,7 +138,7 @@ func newCompiler(spec *specs.Spec, opt Options) (*compiler, error) {
 		return nil, err
 	}
 	c := &compiler{b: newBuilder(), spec: spec, opt: opt, ns: ns,
-		root: program.None, proc: program.None, devpts: program.None, dev: program.None}
+		root: program.None, proc: program.None, devpts: program.None, dev: program.None, cwd: program.None}
 	if spec.Root != nil && opt.Root == nil && !filepath.IsAbs(spec.Root.Path) {
 		c.opt.Root = &Root{Path: filepath.Join(opt.BundleDir, spec.Root.Path)}
 	}

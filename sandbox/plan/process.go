@@ -33,6 +33,7 @@ func (c *compiler) identity() {
 		b.begin("no_new_privs", "no execve may ever give more rights")
 		b.do(unix.SYS_PRCTL, n(unix.PR_SET_NO_NEW_PRIVS), n(1), n(0), n(0), n(0))
 	} else {
+		c.holdWorkDir()
 		c.seccomp()
 	}
 	b.begin("capability", "give up capabilities for good: the bounding set")
@@ -182,8 +183,53 @@ func (c *compiler) workDir() {
 	b.begin("cwd", "enter the working directory "+dir)
 	b.do(unix.SYS_CHDIR, b.str(dir))
 	at := b.buf(4096)
+	look := b.do(unix.SYS_GETCWD, ptr(at), n(4096))
+	inside := b.do(int(checkOp), n(at), n(0xff), n(uint64('/')), n(int(unix.ENOENT)))
+	if c.cwd != program.None {
+		look.tolerateAll()
+		b.onErrorSkipHere(look)
+		b.do(unix.SYS_FCHDIR, slot(c.cwd))
+		b.onSuccessSkipHere(inside)
+	}
+}
+
+// holdWorkDir looks at the working directory before a filter is loaded that may
+// forbid getcwd. Where it does, workDir enters what was found inside here, once
+// chdir has said that the user may.
+func (c *compiler) holdWorkDir() {
+	if !mayForbid(c.spec.Linux.Seccomp, "getcwd") {
+		return
+	}
+	b := c.b
+	b.begin("cwd", "look at the working directory, which the filter may forbid later")
+	dir, open := b.openat(n(cwd), c.spec.Process.Cwd, unix.O_PATH|unix.O_DIRECTORY)
+	open.tolerateAll() // chdir will say why
+	b.do(unix.SYS_FCHDIR, slot(dir))
+	at := b.buf(4096)
 	b.do(unix.SYS_GETCWD, ptr(at), n(4096))
 	b.do(int(checkOp), n(at), n(0xff), n(uint64('/')), n(int(unix.ENOENT)))
+	b.onErrorSkipHere(open)
+	c.cwd = dir
+}
+
+// mayForbid says whether a profile could keep the process from a system call:
+// unless it allows it without a condition, and says nothing else of it.
+func mayForbid(cfg *specs.LinuxSeccomp, call string) bool {
+	if cfg == nil {
+		return false
+	}
+	allows := func(a specs.LinuxSeccompAction) bool { return a == specs.ActAllow || a == specs.ActLog }
+	named := false
+	for _, rule := range cfg.Syscalls {
+		if !slices.Contains(rule.Names, call) {
+			continue
+		}
+		if !allows(rule.Action) || len(rule.Args) > 0 {
+			return true
+		}
+		named = true
+	}
+	return !named && !allows(cfg.DefaultAction)
 }
 
 // exec is the last step: no descriptor but 0, 1, 2 and those asked for stays
