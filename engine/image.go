@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -307,6 +309,7 @@ func (e *Engine) Images(ctx context.Context, ref string, f Filters) ([]ImageSumm
 	var list []ImageSummary
 	for _, img := range images {
 		if m.match(&img) {
+			img.Names = m.named(&img)
 			list = append(list, ImageSummary{img, counts[string(img.ID)]})
 		}
 	}
@@ -467,6 +470,11 @@ func newImageMatcher(s *store.Store, ref string, f Filters) (*imageMatcher, erro
 	if _, err := f.until(); err != nil {
 		return nil, err
 	}
+	for _, pattern := range m.refs {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return nil, errorf(ErrInvalid, "invalid filter 'reference=%s': %v", pattern, err)
+		}
+	}
 	_, err := f.bool("dangling", false)
 	return m, err
 }
@@ -490,17 +498,17 @@ func (m *imageMatcher) match(img *image.Image) bool {
 }
 
 func (m *imageMatcher) matchRefs(img *image.Image) bool {
+	return len(m.refs) == 0 || len(m.named(img)) > 0
+}
+
+// named gives the names that were asked for; all, if there was no such question.
+func (m *imageMatcher) named(img *image.Image) []string {
 	if len(m.refs) == 0 {
-		return true
+		return img.Names
 	}
-	for _, pattern := range m.refs {
-		for _, name := range img.RepoTags() {
-			if matchReference(pattern, name) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.DeleteFunc(slices.Clone(img.Names), func(name string) bool {
+		return !slices.ContainsFunc(m.refs, func(pattern string) bool { return matchReference(pattern, image.Familiar(name)) })
+	})
 }
 
 // matchReference matches a familiar name against a pattern as path.Match has

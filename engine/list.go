@@ -115,10 +115,16 @@ func (e *Engine) newMatcher(opt ListOptions) (*matcher, error) {
 			return nil, errorf(ErrInvalid, "invalid filter 'exited=%s'", s)
 		}
 		m.exited = append(m.exited, n)
-		m.onlyRunning = false
 	}
 	if _, err := f.bool("is-task", false); err != nil {
 		return nil, err
+	}
+	for _, key := range []string{"publish", "expose"} {
+		for _, s := range f[key] {
+			if _, _, _, ok := portRange(s); !ok {
+				return nil, errorf(ErrInvalid, "invalid filter '%s=%s': want PORT[-PORT][/PROTOCOL]", key, s)
+			}
+		}
 	}
 	for key, t := range map[string]*time.Time{"before": &m.before, "since": &m.since} {
 		for _, ref := range f[key] {
@@ -188,27 +194,30 @@ func (m *matcher) matchNetwork(c *Container, s *Summary) bool {
 
 // matchPort matches "80", "80/tcp", "80-90/udp" against published or all ports.
 func matchPort(want string, ports []network.PortMapping, published bool) bool {
-	spec, proto, ok := strings.Cut(want, "/")
-	if !ok {
-		proto = "tcp"
-	}
-	from, to, ok := strings.Cut(spec, "-")
-	if !ok {
-		to = from
-	}
-	lo, err1 := strconv.Atoi(from)
-	hi, err2 := strconv.Atoi(to)
-	if err1 != nil || err2 != nil {
-		return false
-	}
+	lo, hi, proto, _ := portRange(want) // checked by newMatcher
 	return slices.ContainsFunc(ports, func(p network.PortMapping) bool {
 		if published && p.HostPort == 0 || string(p.Protocol) != proto {
 			return false
 		}
-		n := int(p.ContainerPort)
+		n := p.ContainerPort
 		if published {
-			n = int(p.HostPort)
+			n = p.HostPort
 		}
 		return n >= lo && n <= hi
 	})
+}
+
+// portRange reads PORT[-PORT][/PROTOCOL].
+func portRange(s string) (lo, hi uint16, proto string, ok bool) {
+	spec, proto, found := strings.Cut(s, "/")
+	if !found {
+		proto = "tcp"
+	}
+	from, to, found := strings.Cut(spec, "-")
+	if !found {
+		to = from
+	}
+	first, err1 := strconv.ParseUint(from, 10, 16)
+	last, err2 := strconv.ParseUint(to, 10, 16)
+	return uint16(first), uint16(last), proto, err1 == nil && err2 == nil && first <= last
 }

@@ -180,7 +180,7 @@ func (e *Engine) portsOf(c *Container, st wire.Status) ([]network.PortMapping, m
 		networks[mode] = ep.IP.String()
 		ports = slices.Clone(ep.Ports)
 	}
-	if !live(st) || mode == "host" {
+	if !live(st) || mode == "host" || mode == "none" {
 		return ports, networks
 	}
 	for _, m := range exposedPorts(c) {

@@ -14,15 +14,10 @@ import (
 // headers are the column titles of a table, by field.
 type headers map[string]string
 
-// Label titles the column of {{.Label "name"}}.
+// Label titles the column of {{.Label "name"}}: with the last part of the name, as
+// Docker does ("com.example.some-name" -> "some name").
 func (h headers) Label(name string) string {
-	r := []rune(name)
-	for i, c := range r {
-		if c == '.' || c == '-' || c == '_' || c == '/' {
-			r[i] = ' '
-		}
-	}
-	return strings.ToUpper(string(r))
+	return strings.NewReplacer("-", " ", "_", " ").Replace(name[strings.LastIndexByte(name, '.')+1:])
 }
 
 // listing prints rows in the way that --format, --quiet and the rest say.
@@ -66,7 +61,7 @@ func (l *listing) print(w io.Writer, quiet bool, rows []any) error {
 	tw := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
 	var head bytes.Buffer
 	if err := t.Execute(&head, l.headers); err != nil {
-		return usagef("template parsing error: %v", err)
+		return fmt.Errorf("template parsing error: %w", err)
 	}
 	fmt.Fprintln(tw, head.String())
 	if err := executeAll(tw, t, rows); err != nil {
@@ -79,7 +74,7 @@ func executeAll(w io.Writer, t *template.Template, rows []any) error {
 	for _, r := range rows {
 		var b bytes.Buffer
 		if err := t.Execute(&b, r); err != nil {
-			return usagef("template parsing error: %v", err)
+			return fmt.Errorf("template parsing error: %w", err)
 		}
 		b.WriteByte('\n')
 		if _, err := w.Write(b.Bytes()); err != nil {
@@ -105,7 +100,7 @@ func parseTemplate(text string) (*template.Template, error) {
 	text = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
 	t, err := template.New("").Funcs(templateFuncs()).Parse(text)
 	if err != nil {
-		return nil, usagef("template parsing error: %v", err)
+		return nil, fmt.Errorf("template parsing error: %w", err)
 	}
 	return t, nil
 }
@@ -218,7 +213,7 @@ func executeInspect(w io.Writer, t *template.Template, v any) error {
 		}
 		b.Reset()
 		if rerr := t.Option("missingkey=error").Execute(&b, m); rerr != nil {
-			return usagef("template parsing error: %v", err)
+			return fmt.Errorf("template parsing error: %w", err)
 		}
 	}
 	b.WriteByte('\n')

@@ -40,7 +40,7 @@ func newImages(a *app) *cobra.Command {
 	fs.BoolVar(&noTrunc, "no-trunc", false, "don't truncate output")
 	fs.BoolVarP(&quiet, "quiet", "q", false, "only show image IDs")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		f, err := engine.ParseFilters(filters)
+		f, err := parseFilters(filters)
 		if err != nil {
 			return err
 		}

@@ -114,7 +114,7 @@ func newEvents(a *app) *cobra.Command {
 		if o.Until, err = optionalTime(until, now); err != nil {
 			return err
 		}
-		if o.Filters, err = engine.ParseFilters(filters); err != nil {
+		if o.Filters, err = parseFilters(filters); err != nil {
 			return err
 		}
 		print, err := a.eventPrinter(format)

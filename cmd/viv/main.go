@@ -193,6 +193,9 @@ func rangeArgs(min, max int) cobra.PositionalArgs {
 		if len(args) >= min && len(args) <= max {
 			return nil
 		}
+		if min == 0 {
+			return usagef("%q requires at most %d argument%s", cmd.CommandPath(), max, plural(max))
+		}
 		return usagef("%q requires at least %d and at most %d argument%s", cmd.CommandPath(), min, max, plural(max))
 	}
 }

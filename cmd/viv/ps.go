@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -36,13 +38,13 @@ func newPs(a *app) *cobra.Command {
 	fs.BoolVarP(&o.Size, "size", "s", false, "display total file sizes")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		var err error
-		if o.Filters, err = engine.ParseFilters(filters); err != nil {
+		if o.Filters, err = parseFilters(filters); err != nil {
 			return err
 		}
 		if latest {
 			o.Last = 1
 		}
-		o.Size = o.Size || strings.Contains(l.format, ".Size")
+		o.Size = o.Size || usesSize.MatchString(l.format)
 		e, err := a.engine()
 		if err != nil {
 			return err
@@ -67,6 +69,18 @@ func newPs(a *app) *cobra.Command {
 		return l.print(a.out, quiet, rows)
 	}
 	return c
+}
+
+// usesSize finds templates that show the size, by name or with everything else.
+var usesSize = regexp.MustCompile(`\.Size\b|\bjson +\. *[|}]`)
+
+// parseFilters reads --filter arguments; a malformed one is a bad command line.
+func parseFilters(args []string) (engine.Filters, error) {
+	f, err := engine.ParseFilters(args)
+	if err != nil {
+		return nil, usagef("%v", err)
+	}
+	return f, nil
 }
 
 const psTable = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
@@ -107,12 +121,12 @@ func psRowOf(s *engine.Summary, now time.Time, noTrunc bool) psRow {
 		RunningFor: units.HumanDuration(now.Sub(c.Created)) + " ago", Ports: portList(s.Ports), State: s.State.State,
 		Status: statusText(s.State, now), labels: c.Labels(), Labels: labelList(c.Labels()), Size: sizeText(s),
 	}
-	command := strings.Join(append([]string{c.Path}, c.Args...), " ")
+	command := commandText(c)
 	if !noTrunc {
 		r.ID = c.ID[:12]
 		command = ellipsis(command, 20)
 	}
-	r.Command = `"` + command + `"`
+	r.Command = strconv.Quote(command) // a newline stays on its line
 	var mounts []string
 	volumes := 0
 	for _, m := range c.Mounts {
@@ -139,6 +153,18 @@ func psRowOf(s *engine.Summary, now time.Time, noTrunc bool) psRow {
 	sort.Strings(nets)
 	r.Networks = strings.Join(nets, ",")
 	return r
+}
+
+// commandText is the command with quotes around arguments that have a space.
+func commandText(c *engine.Container) string {
+	words := []string{c.Path}
+	for _, arg := range c.Args {
+		if strings.Contains(arg, " ") {
+			arg = "'" + arg + "'"
+		}
+		words = append(words, arg)
+	}
+	return strings.Join(words, " ")
 }
 
 func sizeText(s *engine.Summary) string {

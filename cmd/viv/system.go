@@ -204,7 +204,7 @@ func newSystemPrune(a *app) *cobra.Command {
 	fs.BoolVarP(&force, "force", "f", false, "do not prompt for confirmation")
 	fs.BoolVar(&volumes, "volumes", false, "prune anonymous volumes")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		f, err := engine.ParseFilters(filters)
+		f, err := parseFilters(filters)
 		if err != nil {
 			return err
 		}
@@ -236,20 +236,43 @@ func newSystemPrune(a *app) *cobra.Command {
 	return c
 }
 
-var networkHeaders = headers{"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE"}
+var networkHeaders = headers{"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE", "Internal": "INTERNAL", "IPv6": "IPV6", "Labels": "LABELS"}
 
-type networkRow struct{ Driver, ID, Name, Scope string }
+type networkRow struct{ Driver, ID, Internal, IPv6, Labels, Name, Scope string }
+
+// Label gives the value of one label: networks have none.
+func (networkRow) Label(string) string { return "" }
 
 func newNetworkLs(a *app) *cobra.Command {
-	var quiet bool
-	l := listing{table: "{{.Name}}\t{{.Driver}}\t{{.Scope}}", headers: networkHeaders, quiet: "{{.Name}}"}
+	var quiet, noTrunc bool
+	var filters []string
+	l := listing{table: "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}", headers: networkHeaders, quiet: "{{.ID}}"}
 	c := &cobra.Command{Use: "ls [OPTIONS]", Short: "List networks", Args: noArgs}
-	c.Flags().StringVar(&l.format, "format", "", "a Go template, 'table TEMPLATE' or json")
-	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "only display names")
+	fs := c.Flags()
+	fs.StringArrayVarP(&filters, "filter", "f", nil, "provide filter values (e.g. \"driver=bridge\")")
+	fs.StringVar(&l.format, "format", "", "a Go template, 'table TEMPLATE' or json")
+	fs.BoolVar(&noTrunc, "no-trunc", false, "don't truncate output")
+	fs.BoolVarP(&quiet, "quiet", "q", false, "only display network IDs")
 	c.RunE = func(*cobra.Command, []string) error {
+		f, err := parseFilters(filters)
+		if err != nil {
+			return err
+		}
+		e, err := a.engine()
+		if err != nil {
+			return err
+		}
+		list, err := e.Networks(f)
+		if err != nil {
+			return err
+		}
 		rows := []any{}
-		for _, n := range [][2]string{{"bridge", "bridge"}, {"host", "host"}, {"none", "null"}} {
-			rows = append(rows, networkRow{ID: n[0], Name: n[0], Driver: n[1], Scope: "local"})
+		for _, n := range list {
+			id := n.ID
+			if !noTrunc {
+				id = id[:12]
+			}
+			rows = append(rows, networkRow{ID: id, Name: n.Name, Driver: n.Driver, Scope: n.Scope, Internal: "false", IPv6: "false"})
 		}
 		return l.print(a.out, quiet, rows)
 	}

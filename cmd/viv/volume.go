@@ -75,7 +75,7 @@ func newVolumeLs(a *app) *cobra.Command {
 	fs.StringVar(&l.format, "format", "", "a Go template, 'table TEMPLATE' or json")
 	fs.BoolVarP(&quiet, "quiet", "q", false, "only display volume names")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		f, err := engine.ParseFilters(filters)
+		f, err := parseFilters(filters)
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func pruneCommand(a *app, short, question, title string, flags func(*cobra.Comma
 		flags(c)
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		f, err := engine.ParseFilters(filters)
+		f, err := parseFilters(filters)
 		if err != nil {
 			return err
 		}
