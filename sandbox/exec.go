@@ -29,6 +29,7 @@ type ExecOptions struct {
 	// Cgroups are paths below the container's groups, by v1 controller; the
 	// empty name is for all.
 	Cgroups map[string]string
+	Debug   func(string) // takes what explains a failure later; nil to drop it
 }
 
 // Exec runs a process in a running container. make gives it, from the spec that
@@ -72,7 +73,9 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, o ExecOp
 	if err != nil {
 		return nil, err
 	}
-	setHome(proc, "/proc/"+strconv.Itoa(c.rec.Pid)+"/root")
+	if err := setEnv(proc, "/proc/"+strconv.Itoa(c.rec.Pid)+"/root"); err != nil {
+		return nil, err
+	}
 	p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs, Hooks: true})
 	if err != nil {
 		return nil, err
@@ -80,11 +83,14 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, o ExecOp
 	if o.BeforeCommand != nil { // nothing holds the child back: it runs the command when it is ready
 		o.BeforeCommand()
 	}
+	if a := proc.ExecCPUAffinity; a != nil && a.Initial != "" && o.Debug != nil {
+		o.Debug("nsexec: affinity: " + plan.AffinityMask(a.Initial))
+	}
 	child, err := spawn.Start(p.Program(), spawn.Options{Stdin: 0, Stdout: 1, Stderr: 2, NetNS: -1, PidFD: pidfd})
 	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", explain(err, proc.Args))
 	}
-	l := &launch{opt: Options{ConsoleSocket: o.ConsoleSocket}, out: Process{Pid: child.Pid, PidFD: -1, Master: -1}}
+	l := &launch{opt: Options{ConsoleSocket: o.ConsoleSocket}, spec: spec, rec: c.rec, proc: child, out: Process{Pid: child.Pid, PidFD: -1, Master: -1}}
 	if err := l.awaitExec(child, proc.Args, c.status == state.Paused); err != nil {
 		child.Abandon()
 		l.out.Close()
@@ -112,10 +118,17 @@ func (l *launch) awaitExec(child *spawn.Process, args []string, paused bool) err
 		if err != nil {
 			return fmt.Errorf("unable to start container process: %w", explain(err, args))
 		}
-		if rep.Kind != spawn.ReportTerminal {
+		switch rep.Kind {
+		case spawn.ReportTerminal:
+			err = l.takeTerminal(rep.File)
+		case spawn.ReportListener:
+			if err = passListener(l.spec, l.rec, child, state.Running, rep.Value); err == nil {
+				err = l.letGo()
+			}
+		default:
 			return nil
 		}
-		if err := l.takeTerminal(rep.File); err != nil {
+		if err != nil {
 			return err
 		}
 	}

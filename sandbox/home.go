@@ -1,8 +1,11 @@
 package sandbox
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,16 +13,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setHome gives a process that has no HOME the one that its user has in the
-// passwd file of the container, or "/", as runc does; engines rely on it. root
-// is the container's root directory, which is not trusted.
-func setHome(p *specs.Process, root string) {
-	for _, e := range p.Env {
-		if strings.HasPrefix(e, "HOME=") {
-			return
+// setEnv makes the environment of a process: of variables that are given twice
+// the last counts, and one that has no HOME, or an empty one, gets the one that
+// its user has in the passwd file of the container, or "/", as with runc; engines
+// rely on it. root is the container's root directory, which is not trusted.
+func setEnv(p *specs.Process, root string) error {
+	seen := make(map[string]bool, len(p.Env))
+	env := make([]string, 0, len(p.Env)+1)
+	for _, e := range slices.Backward(p.Env) {
+		name, value, ok := strings.Cut(e, "=")
+		switch {
+		case !ok:
+			return errors.New("invalid environment variable: missing '='")
+		case name == "":
+			return errors.New("invalid environment variable: name cannot be empty")
+		case strings.IndexByte(name, 0) >= 0:
+			return fmt.Errorf("invalid environment variable name %q: contains nul byte (\\x00)", name)
+		case strings.IndexByte(value, 0) >= 0:
+			return fmt.Errorf("invalid environment variable %q: contains nul byte (\\x00)", name)
 		}
+		if seen[name] || name == "HOME" && value == "" {
+			seen[name] = true
+			continue
+		}
+		seen[name] = true
+		env = append(env, e)
 	}
-	p.Env = append(p.Env, "HOME="+homeOf(root, p.User.UID))
+	slices.Reverse(env)
+	if !slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "HOME=") }) {
+		env = append(env, "HOME="+homeOf(root, p.User.UID))
+	}
+	p.Env = env
+	return nil
 }
 
 func homeOf(root string, uid uint32) string {

@@ -44,6 +44,8 @@ func startHooks(s *specs.Spec) bool { return s.Hooks != nil && len(s.Hooks.Start
 // hookRun is what hooks of one container at one moment have in common.
 type hookRun struct {
 	spec   *specs.Spec
+	rec    *state.State
+	status state.Status
 	bundle string
 	state  []byte // what each reads from its standard input
 }
@@ -57,7 +59,7 @@ func newHookRun(spec *specs.Spec, rec *state.State, status state.Status) (*hookR
 	if err != nil {
 		return nil, fmt.Errorf("write the state for hooks: %w", err)
 	}
-	return &hookRun{spec: spec, bundle: rec.Bundle, state: b}, nil
+	return &hookRun{spec: spec, rec: rec, status: status, bundle: rec.Bundle, state: b}, nil
 }
 
 // each runs hooks in order, until one fails.
@@ -157,12 +159,28 @@ func (r *hookRun) inside(p *plan.Plan, h *specs.Hook, f *hookFiles, pidfd int) e
 	if err != nil {
 		return explain(err, []string{h.Path})
 	}
-	if _, err := child.Wait(int(setupTimeout / time.Millisecond)); err != nil {
+	if err := r.awaitCommand(child); err != nil {
 		child.Abandon()
 		return explain(err, []string{h.Path})
 	}
 	defer child.Close()
 	return waitHook(child, h)
+}
+
+// awaitCommand waits until the hook's program runs.
+func (r *hookRun) awaitCommand(child *spawn.Process) error {
+	for {
+		rep, err := child.Wait(int(setupTimeout / time.Millisecond))
+		if err != nil || rep.Kind != spawn.ReportListener {
+			return err
+		}
+		if err := passListener(r.spec, r.rec, child, r.status, rep.Value); err != nil {
+			return err
+		}
+		if err := child.Go(); err != nil && err != unix.EPIPE {
+			return err
+		}
+	}
 }
 
 // waitHook waits for a hook's end; a pidfd can be read then.

@@ -114,6 +114,10 @@ type launch struct {
 	rec  *state.State
 	proc *spawn.Process
 	out  Process
+
+	requests int  // of the process, that are still to come
+	ahead    bool // the process has the byte for its next wait
+	ready    bool // the process has been let go to run the command
 }
 
 // Create makes a container whose process waits for Start, without anybody who
@@ -203,7 +207,9 @@ func (l *launch) record(hold bool) error {
 	if !filepath.IsAbs(root) {
 		root = filepath.Join(l.opt.Bundle, root)
 	}
-	setHome(l.spec.Process, root)
+	if err := setEnv(l.spec.Process, root); err != nil {
+		return err
+	}
 	o := plan.Options{ID: id, BundleDir: l.opt.Bundle, Hold: !hold, PreserveFDs: l.opt.PreserveFDs,
 		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true}
 	if hold {
@@ -289,15 +295,8 @@ func (l *launch) start(hold bool) error {
 			if err := l.takeTerminal(rep.File); err != nil {
 				return err
 			}
-		case rep.Kind == spawn.ReportHooks:
-			err = l.createHooks()
-			if err == nil {
-				err = l.letGo()
-			}
-			if err == nil {
-				err = l.letGoLater(hold)
-			}
-			if err != nil {
+		case rep.Kind == spawn.ReportHooks, rep.Kind == spawn.ReportCopy, rep.Kind == spawn.ReportListener:
+			if err := l.answer(rep, hold); err != nil {
 				return err
 			}
 		case rep.Kind == spawn.ReportReady && !hold:
@@ -318,19 +317,46 @@ func (l *launch) letGo() error {
 	return nil
 }
 
-// letGoLater lets it go on where it will wait next: the byte is in the socket
-// until it comes to read it. Where hooks have to be run first, nothing is sent.
+// answer does what the process waits for, and lets it go on.
+func (l *launch) answer(rep spawn.Report, hold bool) error {
+	var err error
+	switch rep.Kind {
+	case spawn.ReportHooks:
+		err = l.createHooks()
+	case spawn.ReportListener:
+		err = passListener(l.spec, l.rec, l.proc, state.Creating, rep.Value)
+	default:
+		err = fmt.Errorf("the process asks for %q", rep.Kind)
+	}
+	if err == nil {
+		err = l.letGo()
+	}
+	if err != nil {
+		return err
+	}
+	l.requests--
+	return l.letGoLater(hold)
+}
+
+// letGoLater lets it go on where it will wait next, when all has been done that
+// it asks for: the byte is in the socket until it comes to read it. Where hooks
+// have to be run first, nothing is sent.
 func (l *launch) letGoLater(hold bool) error {
-	if !hold && startHooks(l.spec) {
+	if l.requests > 0 || l.ready || !hold && startHooks(l.spec) {
 		return nil
 	}
+	l.ahead = true
 	return l.letGo()
 }
 
 // beforeCommand is for run what start does before the command runs.
 func (l *launch) beforeCommand() error {
-	if !startHooks(l.spec) {
+	l.ready = true
+	if l.ahead {
 		return nil // it has its byte already
+	}
+	if !startHooks(l.spec) {
+		return l.letGo()
 	}
 	o := &opened{dir: l.dir, rec: l.rec, status: state.Created}
 	if err := o.startHooks(l.spec); err != nil {

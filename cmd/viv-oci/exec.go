@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,7 +17,8 @@ import (
 // execFlags say what is executed.
 type execFlags struct {
 	process, cwd, user, label, apparmor string
-	env, caps, groups, cgroups          []string
+	env, caps, cgroups                  []string
+	groups                              []uint32
 	tty, noNewPrivs, detach             bool
 }
 
@@ -33,7 +35,7 @@ func (a *app) exec() *command {
 			list("env", "e", &f.env, "set environment variables"),
 			flag("tty", "t", &f.tty, "allocate a pseudo-TTY"),
 			text("user", "u", &f.user, "UID (format: <uid>[:<gid>])"),
-			list("additional-gids", "g", &f.groups, "additional gids"),
+			{name: "additional-gids", short: "g", set: f.addGroup, help: "additional gids"},
 			text("process", "p", &f.process, "path to the process.json"),
 			flag("detach", "d", &f.detach, "detach from the container's process"),
 			text("pid-file", "", &o.PidFile, "file to write the process id to"),
@@ -47,6 +49,7 @@ func (a *app) exec() *command {
 		},
 		run: func(args []string) (int, error) {
 			o.Detached = f.detach
+			o.Debug = func(msg string) { a.log.debugf("%s", msg) }
 			code, err := a.execProcess(args[0], args[1:], &f, o)
 			if err != nil {
 				return 0, &exitError{255, fmt.Errorf("exec failed: %w", err)}
@@ -176,13 +179,17 @@ func (f *execFlags) setUser(p *specs.Process) error {
 			p.User.GID = uint32(n)
 		}
 	}
-	for _, g := range f.groups {
-		n, err := strconv.ParseUint(g, 10, 32)
-		if err != nil {
-			return fmt.Errorf("parsing %s as int for an additional gid failed: %w", g, err)
-		}
-		p.User.AdditionalGids = append(p.User.AdditionalGids, uint32(n))
+	p.User.AdditionalGids = append(slices.Clone(p.User.AdditionalGids), f.groups...)
+	return nil
+}
+
+// addGroup takes one --additional-gids.
+func (f *execFlags) addGroup(text string) error {
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return errors.New("a group is a number from 0 to 4294967295")
 	}
+	f.groups = append(f.groups, uint32(n))
 	return nil
 }
 

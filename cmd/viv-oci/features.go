@@ -34,6 +34,7 @@ func (a *app) features() *command {
 // describe tells what the packages below do, from themselves where they can say.
 func describe() (*features.Features, error) {
 	yes, no := true, false
+	modes, memoryFlags := plan.MemoryPolicyNames()
 	last, err := capability.LastCap()
 	if err != nil {
 		return nil, err
@@ -51,6 +52,7 @@ func describe() (*features.Features, error) {
 			Apparmor:        &features.Apparmor{Enabled: &no},
 			Selinux:         &features.Selinux{Enabled: &no},
 			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			MemoryPolicy:    &features.MemoryPolicy{Modes: modes, Flags: memoryFlags},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
@@ -58,12 +60,11 @@ func describe() (*features.Features, error) {
 	}, nil
 }
 
-// describeSeccomp leaves SCMP_ACT_NOTIFY out: a plan refuses it.
 func describeSeccomp() *features.Seccomp {
 	yes := true
 	s := &features.Seccomp{Enabled: &yes,
 		Actions: []string{"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
-			"SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"},
+			"SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"},
 		Operators: []string{"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"},
 	}
 	for _, a := range []specs.Arch{specs.ArchAARCH64, specs.ArchARM, specs.ArchLOONGARCH64, specs.ArchMIPS, specs.ArchMIPS64, specs.ArchMIPSEL64,
@@ -72,7 +73,7 @@ func describeSeccomp() *features.Seccomp {
 			s.Archs = append(s.Archs, string(a))
 		}
 	}
-	for _, f := range []string{"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"} {
+	for _, f := range []string{"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"} {
 		s.KnownFlags = append(s.KnownFlags, f)
 		s.SupportedFlags = append(s.SupportedFlags, f)
 	}

@@ -17,6 +17,9 @@ func (c *compiler) processAttributes() {
 	if p := c.spec.Linux.Personality; p != nil {
 		c.personality(p)
 	}
+	if m := c.spec.Linux.MemoryPolicy; m != nil {
+		c.memoryPolicy(m)
+	}
 }
 
 var schedPolicies = map[specs.LinuxSchedulerPolicy]uint32{

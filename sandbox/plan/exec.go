@@ -38,6 +38,7 @@ func CompileExec(spec *specs.Spec, proc *specs.Process, target ExecTarget, opt O
 	if err := c.refuse(); err != nil {
 		return nil, err
 	}
+	c.execAffinity()
 	c.execCgroups(target)
 	c.execNamespaces()
 	if proc.Terminal {
@@ -74,6 +75,7 @@ func (c *compiler) execNamespaces() {
 	b.do(unix.SYS_SETSID).tolerate(unix.EPERM)
 	c.oomScore()
 	c.attachSelf()
+	c.finalAffinity()
 	b.begin("namespace", "join the container's namespaces, all at once")
 	b.do(unix.SYS_SETNS, slot(program.SlotPidFD), n(flags&allNamespaces))
 	if flags&unix.CLONE_NEWUSER != 0 {

@@ -15,6 +15,7 @@ func (c *compiler) waitForHooks() {
 		return
 	}
 	c.b.begin("hooks", "wait for the hooks of create")
+	c.requests++
 	c.b.report('H', program.None)
 	c.b.await()
 }

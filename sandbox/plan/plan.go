@@ -53,8 +53,10 @@ type Options struct {
 	// Fifo is a FIFO at which the process waits for a byte as its very last
 	// step, without its parent (OCI create). The command is looked for before.
 	Fifo string
-	// Hooks says that the caller runs the spec's hooks: before the root is
-	// changed the child reports 'H' and waits, if there are any for then.
+	// Hooks says that the caller does for the child what the child asks for in a
+	// report, and lets it go on then: runs the spec's hooks and moves network
+	// devices ('H', before the root is changed), copies the directory below a
+	// tmpfs into it ('C'), passes the filter's listener on ('L').
 	Hooks bool
 	// ExecPath is executed, instead of what the first argument names.
 	ExecPath string
@@ -75,8 +77,9 @@ func (o *Options) lastCap() (int, error) {
 
 // Plan is a compiled spec.
 type Plan struct {
-	prog  *program.Program
-	setup cgroup.Setup
+	prog     *program.Program
+	setup    cgroup.Setup
+	requests int
 }
 
 // compiler holds what the steps of one plan need to know of each other.
@@ -94,6 +97,8 @@ type compiler struct {
 	devBound bool  // /dev is the host's
 	closed   bool  // the close step is in the plan
 	cwd      int16 // the working directory, where the filter may forbid to look at it
+
+	requests int // reports that the caller has to answer
 
 	layout cgroup.Layout
 	setup  cgroup.Setup
@@ -154,6 +159,7 @@ func (c *compiler) enter() {
 	b.do(unix.SYS_UMASK, n(0))
 	c.oomScore()
 	c.attachSelf()
+	c.anyCPU()
 	c.joinInChild()
 	if c.ns.fresh&unix.CLONE_NEWCGROUP != 0 {
 		b.begin("namespace", "make a cgroup namespace, rooted at the container's own group")
@@ -228,8 +234,12 @@ func (c *compiler) plan() (*Plan, error) {
 		return nil, c.b.err
 	}
 	c.b.prog.Terminal = c.spec.Process.Terminal
-	return &Plan{prog: c.b.prog, setup: c.setup}, nil
+	return &Plan{prog: c.b.prog, setup: c.setup, requests: c.requests}, nil
 }
+
+// Requests says how often the child will wait for the caller to do something
+// for it; see Options.Hooks.
+func (p *Plan) Requests() int { return p.requests }
 
 // Program gives the program itself, to be run in this process.
 func (p *Plan) Program() *program.Program { return p.prog }

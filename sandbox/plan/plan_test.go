@@ -112,6 +112,14 @@ func TestExplain(t *testing.T) {
 				}
 			}
 		}},
+		{"numa", func(s *specs.Spec, o *Options) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0-1", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
+		}},
+		{"notify", func(s *specs.Spec, o *Options) {
+			o.Hooks = true
+			s.Linux.Seccomp.ListenerPath = "/run/agent"
+			s.Linux.Seccomp.Syscalls[0].Action = specs.ActNotify
+		}},
 		{"time", func(s *specs.Spec, o *Options) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 100}, "monotonic": {Secs: -5, Nanosecs: 3}}
@@ -144,6 +152,11 @@ func TestExec(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "exec.txt", p.Text())
+	s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "0-1"}
+	if p, err = CompileExec(s, s.Process, ExecTarget{Pid: 7, CgroupDir: "/cg/box"}, testOptions()); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "affinity.txt", p.Text())
 }
 
 // TestRefusals: what is not done is refused, each with its name in the error.

@@ -95,8 +95,8 @@ func (c *compiler) seccomp() {
 		}
 		f = &compiled
 	}
-	if f.Notify || f.ListenerPath != "" {
-		b.fail(errorf("seccomp: a notify listener is not supported"))
+	if f.Notify && !c.opt.Hooks {
+		b.fail(errorf("seccomp: a listener for SCMP_ACT_NOTIFY: %w", ErrUnsupported))
 		return
 	}
 	c.closeAll()
@@ -105,7 +105,25 @@ func (c *compiler) seccomp() {
 	code := b.bytes(raw)
 	fprog := b.words(uint64(len(raw)/8), 0) // struct sock_fprog
 	b.reloc(fprog+8, code)
-	b.do(unix.SYS_SECCOMP, n(unix.SECCOMP_SET_MODE_FILTER), n(f.Flags), ptr(fprog))
+	load := b.do(unix.SYS_SECCOMP, n(unix.SECCOMP_SET_MODE_FILTER), n(f.Flags), ptr(fprog))
+	if f.Notify {
+		listener := b.slot()
+		load.into(listener)
+		c.passListener(listener)
+	}
+}
+
+// passListener tells the parent the number of the listener's descriptor, which
+// it takes by pidfd_getfd(2), and waits until somebody has it who answers. The
+// filter may stop any call but write: so the descriptor is not sent.
+func (c *compiler) passListener(listener int16) {
+	b := c.b
+	b.begin("seccomp", "let the parent pass the filter's listener on, and wait")
+	c.requests++
+	report := b.words32(uint32('L'), 0, 0)
+	b.do(int(program.PokeInt), n(report+4), n(int(listener)))
+	b.do(unix.SYS_WRITE, slot(program.SlotSync), ptr(report), n(12))
+	b.await()
 }
 
 // rlimits come late, when everything that needs many descriptors is done, and

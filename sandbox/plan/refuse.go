@@ -20,10 +20,8 @@ func (c *compiler) refuse() error {
 		{l.IntelRdt != nil, "linux.intelRdt"},
 		{l.MountLabel != "", "linux.mountLabel"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
-		{l.MemoryPolicy != nil, "linux.memoryPolicy"},
 		{p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined", "process.apparmorProfile"},
 		{p.SelinuxLabel != "", "process.selinuxLabel"},
-		{p.ExecCPUAffinity != nil, "process.execCPUAffinity"},
 		{c.ns.join[unix.CLONE_NEWNS] != "", "a mount namespace by path"},
 		{c.ns.join[unix.CLONE_NEWUSER] != "" && c.ns.fresh&^unix.CLONE_NEWNS != 0, "a user namespace by path beside new namespaces"},
 	} {

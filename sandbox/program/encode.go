@@ -6,7 +6,7 @@ import (
 )
 
 // magic starts an encoded program; its last digit is the format's version.
-const magic = "vivprog2"
+const magic = "vivprog3"
 
 // ErrFormat says that bytes are not a program of this version.
 var ErrFormat = errors.New("decode program: not a program of this version")
@@ -21,7 +21,7 @@ const (
 func (p *Program) Encode() []byte {
 	b := make([]byte, 0, 1024+opSize*(len(p.Before)+len(p.Child)+len(p.After)+len(p.Undo))+len(p.Data)+relocSize*len(p.Relocs)+128*len(p.Steps))
 	b = append(b, magic...)
-	for _, v := range []uint64{p.CloneFlags, uint64(p.CgroupSlot), boolBits(p.Terminal, p.Hold, p.Pinned, p.SharesMemory), uint64(p.Candidates), uint64(p.ExecOp)} {
+	for _, v := range []uint64{p.CloneFlags, uint64(p.CgroupSlot), boolBits(p.Terminal, p.Hold, p.Pinned, p.SharesMemory), uint64(p.Candidates), uint64(p.ExecOp), p.ForkFlags} {
 		b = putU64(b, v)
 	}
 	b = putString(b, p.UIDMap)
@@ -132,7 +132,7 @@ func Decode(b []byte) (*Program, error) {
 	p := &Program{CloneFlags: r.u64(), CgroupSlot: int16(r.u64())}
 	flags := r.u64()
 	p.Terminal, p.Hold, p.Pinned, p.SharesMemory = flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0
-	p.Candidates, p.ExecOp = int(r.u64()), int(r.u64())
+	p.Candidates, p.ExecOp, p.ForkFlags = int(r.u64()), int(r.u64()), r.u64()
 	p.UIDMap, p.GIDMap = string(r.text()), string(r.text())
 	p.Before, p.Child, p.After, p.Undo = list[Op](r), list[Op](r), list[Op](r), list[Op](r)
 	p.Data = r.text()
@@ -186,7 +186,7 @@ func (p *Program) valid() bool {
 }
 
 func (p *Program) validOp(op *Op) bool {
-	if op.Dst < None || op.Dst >= MaxSlots || op.Nr < ExecStub {
+	if op.Dst < None || op.Dst >= MaxSlots || op.Nr < lastOp {
 		return false
 	}
 	size := uint64(len(p.Data))
@@ -204,6 +204,10 @@ func (p *Program) validOp(op *Op) bool {
 		return inside(op.Args[0], 12) && op.Args[1] < MaxSlots
 	case Check:
 		return inside(op.Args[0], 8)
+	case UserNS:
+		return inside(op.Args[0], 1) && inside(op.Args[1], 1)
+	case Fork:
+		return inside(op.Args[1], 4)
 	case ExecStub:
 		return op.Args[0] < MaxSlots && op.Args[3] < MaxSlots && inside(op.Args[1], 8) && inside(op.Args[2], 8) && inside(op.Args[4], 1)
 	}

@@ -38,6 +38,16 @@ const (
 	// stub waits for a byte from the FIFO in slot Args[5]-1 before it goes on.
 	// It returns only on failure.
 	ExecStub
+	// UserNS puts a descriptor of a new user namespace into the slot Dst; its
+	// maps are the texts at Data[Args[0]] (uids) and Data[Args[1]] (gids). It is
+	// for Before ops only, and no skip may lead over it.
+	UserNS
+	// Fork is clone3 with the flags Args[0] and CLONE_PARENT: the new process is
+	// a child of the parent too, and goes on as the program does after success.
+	// In the process that forked it fails with ECHILD, and a descriptor of the
+	// new process stands at Data[Args[1]].
+	Fork
+	lastOp = Fork
 )
 
 // None marks a slot or an index that is not used.
@@ -108,6 +118,10 @@ type Program struct {
 	// It must not where something that it sets belongs to the memory and would
 	// be the parent's too.
 	SharesMemory bool
+	// ForkFlags are those of the Fork op in Child, if there is one: then the
+	// child is not the process that runs the command, but makes it, reports it
+	// ('P') and ends.
+	ForkFlags uint64
 	// UIDMap and GIDMap are written to /proc/PID/{uid,gid}_map before the
 	// child may go on; empty without a new user namespace.
 	UIDMap, GIDMap string

@@ -234,7 +234,7 @@ func (p *profile) add(s *specs.LinuxSyscall) error {
 	}
 	if ret == unix.SECCOMP_RET_USER_NOTIF {
 		if slices.Contains(s.Names, "write") {
-			return errors.New("SCMP_ACT_NOTIFY cannot be used for write: it would stop the runtime before it has passed the listener on")
+			return errors.New("SCMP_ACT_NOTIFY cannot be used for the write syscall: it would stop the runtime before it has passed the listener on")
 		}
 		p.notify = true
 	}

@@ -105,8 +105,29 @@ func internal(op *program.Op, s *slots, base unsafe.Pointer) syscall.Errno {
 		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 128+uintptr(syscall.SIGKILL), 0, 0)
 	case program.ExecStub:
 		return execStub(op, s, base)
+	case program.Fork:
+		return forkAgain(op.Args[0], unsafe.Add(base, op.Args[1]))
+	case program.UserNS:
+		return syscall.ENOSYS // runBefore carries it out
 	}
 	return 0
+}
+
+// forkAgain clones the process once more, as a child of its parent. The clone
+// has a copy of our memory and goes on in it.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func forkAgain(flags uint64, pidfd unsafe.Pointer) syscall.Errno {
+	var args cloneArgs
+	args.flags = flags | cloneParent | clonePidfd
+	args.pidfd = uint64(uintptr(pidfd))
+	r, _, e := syscall.RawSyscall(sysClone3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+	if e == 0 && r != 0 {
+		return syscall.ECHILD
+	}
+	return e
 }
 
 // pokeText writes a descriptor number as decimal digits and a NUL.

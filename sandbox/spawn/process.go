@@ -10,8 +10,11 @@ import (
 // Report is one message of the child.
 type Report struct {
 	Kind byte
-	File int    // the terminal's master with ReportTerminal, else -1
-	Err  *Error // with ReportFailed
+	File int // the terminal's master with ReportTerminal, else -1; the caller's
+	// Second is the other descriptor of ReportCopy, else -1; the caller's.
+	Second int
+	Value  int    // what belongs to ReportListener
+	Err    *Error // with ReportFailed
 }
 
 // ErrDied says that the child ended before its execve without a report: it was
@@ -26,11 +29,11 @@ func (p *Process) Wait(timeout int) (Report, error) {
 		r, n, err := p.recv(timeout)
 		switch {
 		case err != nil:
-			return Report{File: -1}, err
+			return Report{File: -1, Second: -1}, err
 		case n == 0 && exec:
-			return Report{Kind: ReportExec, File: -1}, nil
+			return Report{Kind: ReportExec, File: -1, Second: -1}, nil
 		case n == 0:
-			return Report{File: -1}, ErrDied
+			return Report{File: -1, Second: -1}, ErrDied
 		case r.Kind == ReportExec:
 			exec = true
 		case r.Kind == ReportFailed:
@@ -64,7 +67,8 @@ func (p *Process) recv(timeout int) (Report, int, error) {
 	if n != reportSize {
 		return Report{}, 0, syscall.EPROTO
 	}
-	r := Report{Kind: byte(words[0]), File: firstRight(oob[:oobn])}
+	r := Report{Kind: byte(words[0]), Value: int(words[1])}
+	r.File, r.Second = rights(oob[:oobn])
 	if r.Kind == ReportFailed {
 		i := int(words[1])
 		r.Err = &Error{Phase: Child, Op: i, Step: stepOf(p.prog, p.prog.Child, i), Errno: syscall.Errno(words[2])}
@@ -72,16 +76,22 @@ func (p *Process) recv(timeout int) (Report, int, error) {
 	return r, n, nil
 }
 
-// firstRight gives the first descriptor of an SCM_RIGHTS message (unix(7)), or -1.
-func firstRight(oob []byte) int {
+// rights gives the descriptors of an SCM_RIGHTS message (unix(7)), -1 for none.
+func rights(oob []byte) (first, second int) {
+	first, second = -1, -1
 	if len(oob) < syscall.CmsgLen(4) {
-		return -1
+		return
 	}
 	h := (*syscall.Cmsghdr)(unsafe.Pointer(&oob[0]))
 	if h.Level != syscall.SOL_SOCKET || h.Type != syscall.SCM_RIGHTS {
-		return -1
+		return
 	}
-	return int(*(*int32)(unsafe.Pointer(&oob[syscall.CmsgLen(0)])))
+	at := syscall.CmsgLen(0)
+	first = int(*(*int32)(unsafe.Pointer(&oob[at])))
+	if int(h.Len) >= syscall.CmsgLen(8) && len(oob) >= syscall.CmsgLen(8) {
+		second = int(*(*int32)(unsafe.Pointer(&oob[at+4])))
+	}
+	return
 }
 
 type pollFd struct {
@@ -123,7 +133,7 @@ func (p *Process) Kill() {
 }
 
 func (p *Process) reap() {
-	for {
+	for p.Pid > 0 {
 		if _, err := syscall.Wait4(p.Pid, nil, 0, nil); err != syscall.EINTR {
 			return
 		}

@@ -28,6 +28,7 @@ const (
 	sysPidfdOpen = 434
 
 	cloneVM_          = 0x100
+	cloneParent       = 0x8000
 	clonePidfd        = 0x1000
 	cloneClearSighand = 0x100000000
 	cloneIntoCgroup   = 0x200000000
@@ -42,6 +43,9 @@ const (
 	ReportReady    = 'R' // the child waits for Go
 	ReportHooks    = 'H' // the child waits for Go, for hooks to be run before it changes its root
 	ReportExec     = 'X' // the next thing is execve: end of file now means success
+	ReportListener = 'L' // the child waits for Go; Value is its descriptor of a seccomp listener
+	ReportCopy     = 'C' // the child waits for Go, until the tree File is copied to Second
+	ReportForked   = 'P' // File is a pidfd of the process that the child has forked
 	reportSize     = 12
 )
 
@@ -115,7 +119,7 @@ func closeOwn(s *slots) {
 }
 
 func (l *loaded) start(s *slots) (*Process, error) {
-	if n, e := run(l.Before, s, l.base); e != 0 {
+	if n, e := l.runBefore(s); e != 0 {
 		return nil, l.undo(s, l.failure(Before, l.Before, n, e))
 	}
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
@@ -140,12 +144,16 @@ func (l *loaded) start(s *slots) (*Process, error) {
 		return nil, l.undo(s, err)
 	}
 	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], prog: l.Program, child: child}
-	s[program.SlotParent], s[program.SlotChild] = int32(pair[0]), int32(pid)
-	if err := l.after(s, proc); err != nil {
+	failed := l.forked(proc)
+	s[program.SlotParent], s[program.SlotChild] = int32(pair[0]), int32(proc.Pid)
+	if failed == nil {
+		failed = l.after(s, proc)
+	}
+	if failed != nil {
 		proc.Kill()
 		proc.reap()
 		proc.Close()
-		return nil, l.undo(s, err)
+		return nil, l.undo(s, failed)
 	}
 	return proc, nil
 }
@@ -237,7 +245,8 @@ func childMain(c *childArgs) {
 
 // after does the parent's part: the maps of a new user namespace, the After ops.
 func (l *loaded) after(s *slots, p *Process) *Error {
-	if l.CloneFlags&cloneNewUser != 0 {
+	newUser := (l.CloneFlags|l.ForkFlags)&cloneNewUser != 0
+	if newUser {
 		if err := writeMaps(p.Pid, l.UIDMap, l.GIDMap); err != nil {
 			e := l.failure(After, l.After, len(l.After), errnoOf(err))
 			e.Step = program.Step{Kind: "idmap", Why: "write the id maps of the user namespace"}
@@ -247,7 +256,7 @@ func (l *loaded) after(s *slots, p *Process) *Error {
 	if n, e := run(l.After, s, l.base); e != 0 {
 		return l.failure(After, l.After, n, e)
 	}
-	if l.CloneFlags&cloneNewUser != 0 {
+	if newUser {
 		if err := p.Go(); err != nil {
 			return l.failure(After, l.After, len(l.After), errnoOf(err))
 		}
