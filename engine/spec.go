@@ -138,9 +138,9 @@ func (r *run) warn(ws []bundle.Warning) {
 // container's own, or those of the container whose network it joins.
 func (r *run) nameFiles(f *bundle.Facts) {
 	r.ownNetFiles = r.netPeer == nil
-	dir := r.e.containerDir(r.c.ID)
+	dir := r.e.runDir(r.c.ID)
 	if !r.ownNetFiles {
-		dir = r.e.containerDir(r.netPeer.ID)
+		dir = r.e.runDir(r.netPeer.ID)
 		if _, err := os.Stat(dir + "/hosts"); err != nil {
 			return
 		}
@@ -170,7 +170,8 @@ func (r *run) compile(context.Context) error {
 	}
 	r.plan, err = plan.Compile(r.spec, plan.Options{
 		Filter: filter, ID: r.c.ID, Root: root, NetNS: r.c.bridged(), OwnStdio: ownStdio(r.c.Config().Tty, r.c.Config().OpenStdin),
-		MakeCwd: true, Lenient: true, Layout: r.layout, LastCap: r.host.LastCap,
+		SaysReady: len(r.spec.Process.Args) > 0 && r.spec.Process.Args[0] == bundle.InitTarget,
+		MakeCwd:   true, Lenient: true, Layout: r.layout, LastCap: r.host.LastCap,
 	})
 	if err != nil {
 		return fmt.Errorf("plan container %s: %w", r.c.Name, err)

@@ -25,6 +25,7 @@ func Main(args []string) {
 	}
 	// Before the command is there: what comes meanwhile waits until it is.
 	catchSignals()
+	sayReady()
 	pid, err := start(command)
 	if err != nil {
 		complain("exec " + command[0] + " failed: " + err.Error())

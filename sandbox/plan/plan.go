@@ -61,7 +61,12 @@ type Options struct {
 	// ExecPath is executed, instead of what the first argument names.
 	ExecPath string
 	MakeCwd  bool // make the working directory when it is missing
-	Lenient  bool // leave limits out that the kernel does not have, with a warning, as Docker does
+	// SaysReady is for an init that closes the socket that it finds open when it can
+	// take signals: the start is over only then. The kernel drops signals that come
+	// to the first process of a PID namespace before, and a Go program ends by them
+	// while its runtime begins, whatever is blocked.
+	SaysReady bool
+	Lenient   bool // leave limits out that the kernel does not have, with a warning, as Docker does
 
 	Layout  *cgroup.Layout  // the machine's control groups; nil to look
 	Filter  *seccomp.Filter // taken for spec.Linux.Seccomp, which may be nil then; nil to compile that

@@ -290,6 +290,10 @@ func (c *compiler) closeAll() {
 	b.begin("close", "let no descriptor of the host go on into the container")
 	first := 3 + c.opt.PreserveFDs
 	b.do(unix.SYS_CLOSE_RANGE, n(first), n(^uint32(0)), n(unix.CLOSE_RANGE_CLOEXEC))
+	if c.opt.SaysReady {
+		b.begin("close", "keep the start waiting until the init closes this socket: it can take signals then")
+		b.do(unix.SYS_DUP, slot(program.SlotSync))
+	}
 }
 
 // waitForStart lets the process wait between OCI create and start. It gives the
