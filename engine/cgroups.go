@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,13 +23,13 @@ const cgroupWait = 10 * time.Second
 // defaultCgroupParent is the parent of all containers' control groups.
 const defaultCgroupParent = "/viv"
 
-func hostLayout() (*cgroup.Layout, error) {
+var hostLayout = sync.OnceValues(func() (*cgroup.Layout, error) {
 	l, err := cgroup.Detect()
 	if err != nil {
 		return nil, err
 	}
 	return &l, nil
-}
+})
 
 // cgroupVersion is the version that has the controllers: 1 on a hybrid machine.
 func cgroupVersion(l *cgroup.Layout) int {

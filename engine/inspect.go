@@ -125,7 +125,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (*Inspectio
 	if err != nil {
 		return nil, err
 	}
-	dir := e.containerDir(c.ID)
+	dir := e.runDir(c.ID)
 	i := &Inspection{
 		ID: c.ID, Created: c.Created.UTC().Format(time.RFC3339Nano), Path: c.Path, Args: c.Args, State: inspectState(st), Image: c.ImageID,
 		Name: "/" + c.Name, RestartCount: st.RestartCount, Driver: "overlay2", Platform: "linux",

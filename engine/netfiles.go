@@ -8,13 +8,14 @@ import (
 	"strings"
 )
 
-// netFileNames are the generated files that are mounted over the image's.
+// netFileNames are the generated files that are mounted over the image's. They are
+// good for one run and lie in its directory: three files less on a disk.
 var netFileNames = [...]string{"hosts", "hostname", "resolv.conf"}
 
 // touchNetFiles makes the files empty: a plan looks whether the source of a
 // mount is a file.
 func (r *run) touchNetFiles() error {
-	dir := r.e.containerDir(r.c.ID)
+	dir := r.e.runDir(r.c.ID)
 	for _, name := range netFileNames {
 		f, err := os.OpenFile(dir+"/"+name, os.O_WRONLY|os.O_CREATE, 0o644)
 		if err != nil {
@@ -35,7 +36,7 @@ func (r *run) writeNetFiles() error {
 	if err != nil {
 		return err
 	}
-	dir := r.e.containerDir(r.c.ID)
+	dir := r.e.runDir(r.c.ID)
 	for i, content := range [...][]byte{hosts, []byte(r.c.hostname() + "\n"), resolv} {
 		if err := os.WriteFile(dir+"/"+netFileNames[i], content, 0o644); err != nil {
 			return fmt.Errorf("write the %s file of container %s: %w", netFileNames[i], r.c.Name, err)

@@ -65,7 +65,7 @@ func cannotRemove(c *Container, ref string, st wire.Status) error {
 }
 
 func (e *Engine) removeLocked(ctx context.Context, c *Container, st wire.Status, opt RemoveOptions) error {
-	if err := e.afterEndLocked(c, st.ExitCode); err != nil {
+	if err := e.afterEndLocked(c, st.ExitCode, nil); err != nil {
 		return err
 	}
 	if !e.hasRecord(c.ID) {
@@ -102,7 +102,7 @@ func (e *Engine) settle(ctx context.Context, c *Container) error {
 	if err != nil || live(st) {
 		return err
 	}
-	return e.afterEndLocked(c, st.ExitCode)
+	return e.afterEndLocked(c, st.ExitCode, nil)
 }
 
 // Prune removes the containers that do not run. Filters: until, label, label!.

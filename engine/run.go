@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -282,7 +283,18 @@ func (h *Handle) Detach() error {
 
 // Finish cleans up after the container's end: the network, and with --rm the container.
 func (h *Handle) Finish(ctx context.Context, exitCode int) error {
-	leave(h.Session)
+	// A container that stays has its status when its monitor has ended. Of one that
+	// goes, the files are removed while the monitor removes the groups.
+	monitorGone := func() {}
+	if h.Container.AutoRemove() {
+		monitorGone = sync.OnceFunc(func() {
+			h.Session.WaitGone()
+			h.Session.Close()
+		})
+		defer monitorGone()
+	} else {
+		leave(h.Session)
+	}
 	defer h.flight.leave()
 	lock, err := h.e.lock(ctx, h.Container.ID)
 	if errors.Is(err, ErrNoSuchContainer) {
@@ -296,12 +308,14 @@ func (h *Handle) Finish(ctx context.Context, exitCode int) error {
 	if err != nil || live(st) && processAlive(st) { // started again by somebody
 		return err
 	}
-	return h.e.afterEndLocked(h.Container, exitCode)
+	return h.e.afterEndLocked(h.Container, exitCode, monitorGone)
 }
 
 // afterEndLocked does what has to be done when a container has ended for good,
 // once however many do it: the flight marker tells whether it has been done.
-func (e *Engine) afterEndLocked(c *Container, exitCode int) error {
+// monitorGone waits for its monitor, which is at its end and removes the groups;
+// nil, if there is none.
+func (e *Engine) afterEndLocked(c *Container, exitCode int, monitorGone func()) error {
 	marker := e.flightsDir() + "/" + c.ID
 	if unix.Access(marker, unix.F_OK) != nil {
 		return nil
@@ -309,7 +323,15 @@ func (e *Engine) afterEndLocked(c *Container, exitCode int) error {
 	if unix.Access(e.containerDir(c.ID)+"/status.json", unix.F_OK) == nil { // it ran
 		e.emit(containerEvent(c, "die", "exitCode", strconv.Itoa(exitCode)))
 	}
-	if err := e.wipe(c, c.AutoRemove()); err != nil {
+	all := c.AutoRemove()
+	if all && monitorGone != nil {
+		if err := e.discardLocked(c, true); err != nil {
+			return err
+		}
+		monitorGone()
+		all = false
+	}
+	if err := e.wipe(c, all); err != nil {
 		return err
 	}
 	os.Remove(marker)
@@ -337,5 +359,5 @@ func (e *Engine) Cleanup(ctx context.Context, id string) error {
 	if live(st) && processAlive(st) {
 		return nil // started again meanwhile
 	}
-	return e.afterEndLocked(c, st.ExitCode)
+	return e.afterEndLocked(c, st.ExitCode, nil)
 }

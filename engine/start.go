@@ -63,7 +63,7 @@ func (r *run) takeRecord(ctx context.Context) (up bool, err error) {
 		return true, nil
 	}
 	// What the end before this start left, if its own cleanup has not come yet.
-	if err := r.e.afterEndLocked(c, st.ExitCode); err != nil {
+	if err := r.e.afterEndLocked(c, st.ExitCode, nil); err != nil {
 		return false, err
 	}
 	if !r.e.hasRecord(id) {

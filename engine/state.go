@@ -84,7 +84,7 @@ func (e *Engine) mendLocked(ctx context.Context, c *Container) (wire.Status, err
 	}
 	st.State, st.Pid, st.MonitorPid, st.ExitCode = wire.Exited, 0, 0, exitUnknown
 	if c.AutoRemove() { // its last status need not have been written
-		return st, e.afterEndLocked(c, exitUnknown)
+		return st, e.afterEndLocked(c, exitUnknown, nil)
 	}
 	st.FinishedAt = time.Now().UnixNano()
 	st.Error = "the container's process and its monitor ended unseen"
@@ -92,7 +92,7 @@ func (e *Engine) mendLocked(ctx context.Context, c *Container) (wire.Status, err
 		return st, err
 	}
 	e.notice("container %s had ended unseen, together with its monitor", c.Name)
-	return st, e.afterEndLocked(c, st.ExitCode)
+	return st, e.afterEndLocked(c, st.ExitCode, nil)
 }
 
 func processAlive(st wire.Status) bool {

@@ -117,7 +117,7 @@ func (e *Engine) sweepRun(ctx context.Context, id, name string, fl *flight) erro
 		_, err := e.mendLocked(ctx, c)
 		return err
 	}
-	return e.afterEndLocked(c, st.ExitCode)
+	return e.afterEndLocked(c, st.ExitCode, nil)
 }
 
 // guardMonitor takes the lock that a monitor takes before it runs anything.

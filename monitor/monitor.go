@@ -38,6 +38,8 @@ type monitor struct {
 
 	proc    *spawn.Process
 	pid     int
+	mountNS int       // the process's, or -1: see holdMounts
+	locked  int       // the file whose lock says that the container has a monitor
 	streams [2]stream // output; with a terminal the first alone, which is the master
 	stdin   int       // our end of the process's standard input, or -1
 	log     *jsonlog.Writer
@@ -57,7 +59,7 @@ type monitor struct {
 // and nothing is allocated once the loop runs. (Setting them from here would
 // link package runtime/debug, and fmt with it.)
 func Main() {
-	m := &monitor{program: -1, netns: -1, pidfdIn: -1, listen: -1, stdin: -1}
+	m := &monitor{program: -1, netns: -1, pidfdIn: -1, listen: -1, stdin: -1, mountNS: -1, locked: -1}
 	for i := range m.clients {
 		m.clients[i].fd = -1
 	}
@@ -148,7 +150,28 @@ func (m *monitor) lock() bool {
 	if err != nil {
 		return false
 	}
+	m.locked = fd
 	return syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB) == nil
+}
+
+// holdMounts keeps the mounts of the process beyond its end. Taking them down
+// costs the kernel grace periods; with the last process it would be done before
+// anybody hears of the end, with the monitor it is done after.
+func (m *monitor) holdMounts() {
+	if m.cfg.Exec {
+		return
+	}
+	fd, err := syscall.Open("/proc/"+itoa(m.pid)+"/ns/mnt", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err == nil {
+		m.mountNS = fd
+	}
+}
+
+func (m *monitor) letMountsGo() {
+	if m.mountNS >= 0 {
+		syscall.Close(m.mountNS)
+		m.mountNS = -1
+	}
 }
 
 // start runs the program and waits until the command runs.
@@ -188,6 +211,7 @@ func (m *monitor) start() error {
 	}
 	proc.CloseSync()
 	m.proc, m.pid = proc, proc.Pid
+	m.holdMounts()
 	m.status.State, m.status.Pid = wire.Running, proc.Pid
 	m.status.StartTicks = startTicks(proc.Pid)
 	m.status.StartedAt, m.status.FinishedAt, m.status.ExitCode = now(), 0, 0
@@ -245,15 +269,34 @@ func (m *monitor) fail(err error, e syscall.Errno) {
 	m.clients[0].send(b)
 }
 
-// finish is the end: groups removed, status written, clients told.
+// finish is the end: clients told, groups removed, status written. The network
+// namespace goes first: its end takes the container's interfaces with it.
 func (m *monitor) finish() {
-	m.removeCgroups()
-	if !(m.cfg.AutoRemove && m.cleaning) {
-		m.writeStatus()
+	closeAll(m.netns)
+	if m.cfg.AutoRemove && m.cleaning {
+		m.tellExit() // the files are removed while we remove the groups
+		m.removeCgroups()
+		m.unlisten()
+		m.tellGone()
+		return
 	}
+	m.removeCgroups()
+	m.writeStatus()
+	m.unlisten() // who finds no monitor finds the status
+	m.tellExit()
+	m.letMountsGo() // before the lock: who starts the container again finds its layer unused
+	if !m.cleaning && len(m.cfg.Cleanup) > 0 {
+		syscall.ForkExec(m.cfg.Cleanup[0], m.cfg.Cleanup, &syscall.ProcAttr{Dir: "/", Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true}})
+	}
+}
+
+func (m *monitor) unlisten() {
 	if m.listen >= 0 {
 		syscall.Unlink(m.cfg.StateDir + "/monitor.sock")
 	}
+}
+
+func (m *monitor) tellExit() {
 	var b [5]byte
 	b[0] = wire.MsgExited
 	put32(b[1:], uint32(m.status.ExitCode))
@@ -262,8 +305,20 @@ func (m *monitor) finish() {
 			m.clients[i].sendBlocking(b[:])
 		}
 	}
-	if !m.cleaning && len(m.cfg.Cleanup) > 0 {
-		syscall.ForkExec(m.cfg.Cleanup[0], m.cfg.Cleanup, &syscall.ProcAttr{Dir: "/", Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true}})
+}
+
+// tellGone lets the clients go that clean up. What we still have open of the
+// container's files is closed first.
+func (m *monitor) tellGone() {
+	if m.log != nil {
+		m.log.Close()
+	}
+	closeAll(m.locked)
+	b := [...]byte{wire.MsgGone}
+	for i := range m.clients {
+		if c := &m.clients[i]; c.fd >= 0 && c.cleanup {
+			c.sendBlocking(b[:])
+		}
 	}
 }
 

@@ -61,6 +61,7 @@ func (p *policy) next(ran int64) int64 {
 // client may change the policy while the delay runs.
 func (m *monitor) restart() bool {
 	for m.policy.again(m.status.ExitCode) {
+		m.letMountsGo() // overlay would find its upper layer in use
 		until := now() + m.policy.next(m.status.FinishedAt-m.status.StartedAt)*1e6
 		m.status.State = wire.Restarting
 		m.writeStatus()

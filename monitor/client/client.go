@@ -26,6 +26,7 @@ const (
 	Started Kind = wire.MsgStarted // Pid
 	Exited  Kind = wire.MsgExited  // ExitCode; the last message, when the container does not restart
 	Failed  Kind = wire.MsgFailed  // the program failed before the command ran: Err (a *StartError)
+	Gone    Kind = wire.MsgGone    // after Exited, see WaitGone
 )
 
 // Message is one thing that a monitor tells.
@@ -237,6 +238,7 @@ func parse(b []byte) (Message, error) {
 		m.Data = body
 	case m.Kind == Started && len(body) == 4:
 		m.Pid = int(wire.U32(body))
+	case m.Kind == Gone && len(body) == 0:
 	case m.Kind == Exited && len(body) == 4:
 		m.ExitCode = int(wire.U32(body))
 	case m.Kind == Failed && len(body) >= 12:
@@ -309,6 +311,24 @@ func (s *Session) SetRestart(policy string, max int) error {
 // TakeCleanup says that this client will clean up after the container's end; if
 // it goes away before, the monitor's own Cleanup runs after all.
 func (s *Session) TakeCleanup() error { return s.write(wire.MsgCleanup, nil) }
+
+// WaitGone waits, after Exited, until nothing of the run is left that is the
+// monitor's to remove: groups, lock, open files. It does so for a client that has
+// called TakeCleanup, of a container that is removed with its end. The monitor
+// itself may end a moment later: taking down the container's mounts takes the
+// kernel a while, and nobody has to wait for that.
+func (s *Session) WaitGone() {
+	for {
+		m, err := s.Recv()
+		if err != nil || m.Kind == Gone {
+			break
+		}
+	}
+	if child := s.child; child > 0 {
+		s.child = 0
+		go reap(child) // a program that lives on would keep a zombie
+	}
+}
 
 // Close leaves; the container runs on. A Recv that waits in another goroutine ends.
 func (s *Session) Close() error {

@@ -69,6 +69,7 @@ const (
 	MsgStarted = 's' // pid: uint32
 	MsgExited  = 'x' // exit code: uint32
 	MsgFailed  = 'f' // errno: uint32, phase, op: uint32, then "kind NUL why"
+	MsgGone    = 'g' // after MsgExited, to a client that cleans up: nothing of the run is left
 )
 
 // Descriptors that may come with MsgConfig, in this order, each announced by a bit.
