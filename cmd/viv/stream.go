@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -141,19 +142,25 @@ func (s *streams) watchSignals() func() {
 		s.resize()
 	}
 	if s.proxy != nil {
-		if s.a.releaseSignals != nil {
-			s.a.releaseSignals() // the container decides when this ends
-		}
-		want = append(want, proxied()...)
+		want = append(want, usual[:]...)
 	}
 	if len(want) == 0 {
 		return func() {}
 	}
 	signal.Notify(ch, want...)
+	if s.proxy != nil && s.a.releaseSignals != nil {
+		s.a.releaseSignals() // the container decides when this ends
+	}
+	var later <-chan time.Time
+	if s.proxy != nil {
+		later = time.After(50 * time.Millisecond)
+	}
 	stop := make(chan struct{})
 	go func() {
 		for {
 			select {
+			case <-later:
+				signal.Notify(ch, proxied()...)
 			case sig := <-ch:
 				switch sig {
 				case unix.SIGWINCH:
@@ -171,6 +178,11 @@ func (s *streams) watchSignals() func() {
 		close(stop)
 	}
 }
+
+// usual are the signals that people and engines send. The others are taken a
+// moment later: each costs two switches of threads, which a container that lives
+// only for milliseconds is not to pay for.
+var usual = [...]os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2}
 
 // proxied are the signals that a user can mean for the container: all but those
 // that the kernel sends for reasons of its own, and those that cannot be caught.
