@@ -323,6 +323,8 @@ func (l *launch) answer(rep spawn.Report, hold bool) error {
 	switch rep.Kind {
 	case spawn.ReportHooks:
 		err = l.createHooks()
+	case spawn.ReportCopy:
+		err = copyUp(rep, l.proc.Pid)
 	case spawn.ReportListener:
 		err = passListener(l.spec, l.rec, l.proc, state.Creating, rep.Value)
 	default:

@@ -53,7 +53,7 @@ func describe() (*features.Features, error) {
 			Selinux:         &features.Selinux{Enabled: &no},
 			IntelRdt:        &features.IntelRdt{Enabled: &no},
 			MemoryPolicy:    &features.MemoryPolicy{Modes: modes, Flags: memoryFlags},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
 		Annotations: map[string]string{"io.vivarium.viv-oci.version": version},

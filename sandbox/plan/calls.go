@@ -123,15 +123,20 @@ func (b *builder) report(kind byte, file int16) {
 	b.sendFile(program.SlotSync, kind, file)
 }
 
-func (b *builder) sendFile(socket int16, kind byte, file int16) {
-	body := b.words32(uint32(kind), 0, 0)
+func (b *builder) sendFile(socket int16, kind byte, file int16) { b.sendFiles(socket, kind, 0, file) }
+
+// sendFiles sends one descriptor or two, with a number.
+func (b *builder) sendFiles(socket int16, kind byte, value uint32, files ...int16) {
+	body := b.words32(uint32(kind), value, 0)
 	iov := b.words(0, 12)
 	b.reloc(iov, body)
-	space := unix.CmsgSpace(4)
+	space := unix.CmsgSpace(4 * len(files))
 	control := b.buf(space)
-	*b.word(control) = uint64(unix.CmsgLen(4))
+	*b.word(control) = uint64(unix.CmsgLen(4 * len(files)))
 	*b.word(control + 8) = unix.SOL_SOCKET | unix.SCM_RIGHTS<<32
-	b.do(int(program.PokeInt), n(control+16), n(int(file)))
+	for i, f := range files {
+		b.do(int(program.PokeInt), n(control+16+uint64(4*i)), n(int(f)))
+	}
 	// struct msghdr: name, namelen, iov, iovlen, control, controllen, flags
 	msg := b.words(0, 0, 0, 1, 0, uint64(space), 0)
 	b.reloc(msg+16, iov)

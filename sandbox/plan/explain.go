@@ -158,6 +158,11 @@ func (p *Plan) internalCall(op *program.Op) string {
 		return "# go on only if it is what it has to be, else " + unix.ErrnoName(unix.Errno(op.Args[3]))
 	case program.ExecStub:
 		return "execveat(stub, \"\", argv, [" + itoa(p.prog.Candidates) + " paths to try] + envp, AT_EMPTY_PATH), which does execve(path, argv, envp)"
+	case program.UserNS:
+		uids, gids := quote(p.prog.Data[op.Args[0]:]), quote(p.prog.Data[op.Args[1]:])
+		return "unshare(CLONE_NEWUSER) in a process that ends, with uid_map " + uids + ", gid_map " + gids + " = " + slotName(uint64(op.Dst))
+	case program.Fork:
+		return "clone3({flags=CLONE_PIDFD|CLONE_PARENT|" + flagNames(op.Args[0], flagSets['n']) + "}), and the new process goes on"
 	}
 	return "# internal"
 }

@@ -5,7 +5,7 @@ import "slices"
 // MountOptionNames lists the mount options that are understood, sorted: those
 // that are not passed to the file system.
 func MountOptionNames() []string {
-	names := []string{"bind", "rbind", "defaults", "async", "nomand", "nolazytime", "loud", "silent", "iversion", "noiversion", "nodirsync"}
+	names := []string{"bind", "rbind", "defaults", "async", "nomand", "nolazytime", "loud", "silent", "iversion", "noiversion", "nodirsync", "tmpcopyup", "idmap", "ridmap"}
 	for name := range superFlags {
 		names = append(names, name)
 	}

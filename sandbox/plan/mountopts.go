@@ -15,7 +15,7 @@ type mountOpts struct {
 	bind, recursive  bool
 	data             []Param // what is left is the file system's own
 	copyUp           bool
-	idmap            bool
+	idmap            idmap
 }
 
 // attrs are the options that set (or clear) attributes; runtime-spec, config.md
@@ -81,9 +81,12 @@ func (m *mountOpts) add(o string) error {
 		return errorf("mount option %q: there is nothing to remount in a new container", o)
 	case "tmpcopyup":
 		m.copyUp = true
-	case "idmap", "ridmap":
-		m.idmap = true
 	default:
+		if name, _, _ := strings.Cut(o, "="); name == "idmap" || name == "ridmap" {
+			var err error
+			m.idmap, err = parseIdmap(o)
+			return err
+		}
 		m.addData(o)
 	}
 	return nil

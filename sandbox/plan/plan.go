@@ -103,7 +103,8 @@ type compiler struct {
 	closed   bool  // the close step is in the plan
 	cwd      int16 // the working directory, where the filter may forbid to look at it
 
-	requests int // reports that the caller has to answer
+	requests int              // reports that the caller has to answer
+	idmaps   map[string]int16 // user namespaces for id-mapped mounts, by their maps
 
 	layout cgroup.Layout
 	setup  cgroup.Setup

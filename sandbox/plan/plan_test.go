@@ -115,6 +115,16 @@ func TestExplain(t *testing.T) {
 		{"numa", func(s *specs.Spec, o *Options) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0-1", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
 		}},
+		{"copyup", func(s *specs.Spec, o *Options) {
+			o.Hooks = true
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/var", Type: "tmpfs", Options: []string{"tmpcopyup", "uid=5"}})
+		}},
+		{"idmap", func(s *specs.Spec, o *Options) {
+			s.Mounts[3].UIDMappings = []specs.LinuxIDMapping{{HostID: 1000, Size: 10}}
+			s.Mounts[3].GIDMappings = []specs.LinuxIDMapping{{HostID: 2000, Size: 10}}
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/all", Source: "/", Options: []string{"rbind", "ridmap=uids=0-1000-10;gids=0-2000-10"}},
+				specs.Mount{Destination: "/new", Type: "tmpfs", Options: []string{"idmap=uids=0-7-1#1-9-1;gids=0-8-1"}})
+		}},
 		{"notify", func(s *specs.Spec, o *Options) {
 			o.Hooks = true
 			s.Linux.Seccomp.ListenerPath = "/run/agent"
@@ -199,6 +209,12 @@ func TestRefusals(t *testing.T) {
 		{"type", func(s *specs.Spec) { s.Linux.Devices[0].Type = "x" }},
 		{"devpts", func(s *specs.Spec) { s.Process.Terminal = true; s.Mounts = s.Mounts[:2] }},
 		{"tmpcopyup", func(s *specs.Spec) { s.Mounts[1].Options = append(s.Mounts[1].Options, "tmpcopyup") }},
+		{"no tmpfs", func(s *specs.Spec) { s.Mounts[2].Options = append(s.Mounts[2].Options, "tmpcopyup") }},
+		{"or a user namespace", func(s *specs.Spec) { s.Mounts[3].Options = append(s.Mounts[3].Options, "idmap") }},
+		{"both uidMappings and gidMappings", func(s *specs.Spec) { s.Mounts[3].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }},
+		{"CONTAINER-HOST-SIZE", func(s *specs.Spec) { s.Mounts[3].Options = append(s.Mounts[3].Options, "idmap=uids=0-1;gids=0-1-1") }},
+		{"both uids= and gids=", func(s *specs.Spec) { s.Mounts[3].Options = append(s.Mounts[3].Options, "ridmap=uids=0-1-1") }},
+		{"neither", func(s *specs.Spec) { s.Mounts[3].Options = append(s.Mounts[3].Options, "idmap=users=0-1-1") }},
 		{"clock", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"moon": {}} }},
 	} {
 		s := testSpec()

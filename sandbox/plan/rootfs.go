@@ -245,11 +245,8 @@ func (c *compiler) mount(m *specs.Mount) error {
 	if err != nil {
 		return err
 	}
-	if o.copyUp {
-		return errorf("option tmpcopyup is not supported")
-	}
-	if o.idmap || len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		return errorf("id-mapped mounts are not supported")
+	if o.idmap, err = idmapOf(m, o); err != nil {
+		return err
 	}
 	if err := checkDestination(m, o); err != nil {
 		return err
@@ -257,7 +254,12 @@ func (c *compiler) mount(m *specs.Mount) error {
 	switch {
 	case o.bind || m.Type == "bind":
 		return c.bind(m, o)
+	case o.copyUp && m.Type != "tmpfs":
+		return errorf("option tmpcopyup: a file system of type %s is no tmpfs", m.Type)
 	case m.Type == "cgroup" || m.Type == "cgroup2":
+		if o.idmap.asked {
+			return errorf("control groups have no id-mapped mounts")
+		}
 		return c.mountCgroup(m, o)
 	}
 	return c.mountFS(m, o)
@@ -310,7 +312,19 @@ func (c *compiler) mountFS(m *specs.Mount, o mountOpts) error {
 	if o.propagation != 0 {
 		b.setAttr(fs, 0, 0, o.propagation, o.recPropagation)
 	}
+	if m.Type == "tmpfs" {
+		c.keepMode(fs, m.Destination, o)
+	}
+	if err := c.mapNewFS(m, o, fs); err != nil {
+		return err
+	}
 	t := b.target(c.root, m.Destination, true)
+	if o.copyUp {
+		if err := c.copyUp(t, fs, m.Destination, o); err != nil {
+			return err
+		}
+		b.begin("mount", "mount "+m.Type+" on "+m.Destination)
+	}
 	b.attach(fs, t)
 	switch {
 	case m.Type == "proc":
@@ -323,22 +337,44 @@ func (c *compiler) mountFS(m *specs.Mount, o mountOpts) error {
 	return nil
 }
 
+// mapNewFS maps the ids of a file system that this program has made.
+func (c *compiler) mapNewFS(m *specs.Mount, o mountOpts, fs int16) error {
+	if !o.idmap.asked {
+		return nil
+	}
+	if c.userNS {
+		return errorf("a new file system in a user namespace has its ids already")
+	}
+	userns, err := c.idmapNamespace(o.idmap)
+	if err != nil {
+		return err
+	}
+	c.mapIDs(fs, userns, false, "the new "+m.Type)
+	c.b.begin("mount", "mount "+m.Type+" on "+m.Destination)
+	return nil
+}
+
 // bind shows a file or directory of the host. Options for a file system (mode=,
 // size=) have nothing to act on: the kernel passes over them (mount(2)), and
 // specifications that give the same options to every mount rely on it.
 func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 	b := c.b
 	var st unix.Stat_t
-	source := m.Source
-	if !filepath.IsAbs(source) {
-		source = filepath.Join(c.opt.BundleDir, source)
-	}
+	source := c.sourcePath(m)
 	if err := unix.Stat(source, &st); err != nil {
 		return errorf("bind source %s: %w", source, err)
 	}
-	if c.userNS {
-		// The root of the namespace may have no way to the source: the parent
-		// takes it, before the clone.
+	var mapped int16
+	if o.idmap.asked {
+		var err error
+		if mapped, err = c.idmapNamespace(o.idmap); err != nil {
+			return err
+		}
+	}
+	before := c.userNS || o.idmap.asked
+	if before {
+		// The root of the namespace may have no way to the source, and no right
+		// to map its ids: the parent takes it, before the clone.
 		b.in(&b.prog.Before)
 	}
 	b.begin("mount", "show "+source+" at "+m.Destination)
@@ -355,7 +391,10 @@ func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 		prop, rec = unix.MS_PRIVATE, true
 	}
 	b.setAttr(tree, 0, 0, prop, rec)
-	if c.userNS {
+	if o.idmap.asked {
+		c.mapIDs(tree, mapped, o.idmap.recursive, source)
+	}
+	if before {
 		b.in(&b.prog.Child)
 		b.begin("mount", "show "+source+" at "+m.Destination)
 	}

@@ -15,7 +15,7 @@ var shapes = map[int]struct{ name, args string }{
 	unix.SYS_OPENAT: {"openat", "dso"}, unix.SYS_OPENAT2: {"openat2", "dshi"},
 	unix.SYS_WRITE: {"write", "dsi"}, unix.SYS_READ: {"read", "dsi"}, unix.SYS_CLOSE: {"close", "d"},
 	unix.SYS_MKDIRAT: {"mkdirat", "dsm"}, unix.SYS_MKNODAT: {"mknodat", "dsmx"}, unix.SYS_SYMLINKAT: {"symlinkat", "sds"},
-	unix.SYS_UNLINKAT: {"unlinkat", "dsx"}, unix.SYS_FCHOWNAT: {"fchownat", "dsiix"}, unix.SYS_FCHOWN: {"fchown", "dii"},
+	unix.SYS_UNLINKAT: {"unlinkat", "dsx"}, unix.SYS_FCHOWNAT: {"fchownat", "dsiix"}, unix.SYS_FCHOWN: {"fchown", "dii"}, unix.SYS_FCHMODAT: {"fchmodat", "dsm"},
 	unix.SYS_MOUNT: {"mount", "ssskx"}, unix.SYS_UMOUNT2: {"umount2", "sx"}, unix.SYS_PIVOT_ROOT: {"pivot_root", "ss"},
 	unix.SYS_MOVE_MOUNT: {"move_mount", "dsdsv"}, unix.SYS_OPEN_TREE: {"open_tree", "dst"},
 	unix.SYS_FSOPEN: {"fsopen", "sx"}, unix.SYS_FSCONFIG: {"fsconfig", "dfssi"}, unix.SYS_FSMOUNT: {"fsmount", "dxa"},
