@@ -33,12 +33,6 @@ func hasHooks(s *specs.Spec) bool {
 	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0
 }
 
-func createHooks(s *specs.Spec) bool {
-	h := s.Hooks
-	//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
-	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
-}
-
 func startHooks(s *specs.Spec) bool { return s.Hooks != nil && len(s.Hooks.StartContainer) > 0 }
 
 // hookRun is what hooks of one container at one moment have in common.

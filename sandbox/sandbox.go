@@ -62,6 +62,7 @@ type Options struct {
 	PidFDSocket   string // unix socket that takes a pidfd of the process
 	PreserveFDs   int    // descriptors 3 and up that the process keeps
 	ExtraEnv      []string
+	ConsoleSize   *specs.Box // of the terminal, where the spec has none
 	NoPivot       bool
 	NoNewKeyring  bool
 	Detached      bool // nobody stays with the process of Run
@@ -183,6 +184,9 @@ func (l *launch) check(detached bool) error {
 		return err
 	}
 	p.Env = append(p.Env, l.opt.ExtraEnv...)
+	if p.Terminal && p.ConsoleSize == nil {
+		p.ConsoleSize = l.opt.ConsoleSize
+	}
 	return nil
 }
 
@@ -281,10 +285,9 @@ func (l *launch) start(hold bool) error {
 	if l.opt.BeforeCommand != nil {
 		l.opt.BeforeCommand()
 	}
-	if !createHooks(l.spec) {
-		if err := l.letGoLater(hold); err != nil {
-			return err
-		}
+	l.requests = l.plan.Requests()
+	if err := l.letGoLater(hold); err != nil {
+		return err
 	}
 	for {
 		rep, err := l.proc.Wait(int(setupTimeout / time.Millisecond))

@@ -131,6 +131,7 @@ func (a *app) runContainer(id string, o sandbox.Options, keep bool) (int, error)
 		f = newForeground()
 		defer f.close()
 		o.BeforeCommand = f.listen
+		o.ConsoleSize = ownSize() // in place before the process looks
 	}
 	p, err := a.runtime.Run(id, o)
 	if err != nil {
