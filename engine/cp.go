@@ -20,14 +20,29 @@ import (
 // leads to is written.
 func (e *Engine) CopyFrom(ctx context.Context, ref, path string, follow bool, w io.Writer) error {
 	return e.withRoot(ctx, ref, func(c *Container, root *os.File) error {
-		return copyError(c, path, layer.CopyOut(ctx, root, path, "", follow, w))
+		if _, _, err := statFollow(root, path, follow); err != nil {
+			return copyError(c, path, err)
+		}
+		name := "." // of a directory's contents
+		if !strings.HasSuffix(path, "/.") {
+			name = sourceName(path)
+		}
+		if follow { // here the target gives the name
+			name = ""
+		}
+		e.emit(containerEvent(c, "archive-path"))
+		return copyError(c, path, layer.CopyOut(ctx, root, path, name, follow, w))
 	})
 }
 
 // CopyTo unpacks a tar into the directory at path of the container.
 func (e *Engine) CopyTo(ctx context.Context, ref, path string, r io.Reader, opt layer.CopyOptions) error {
 	return e.withRoot(ctx, ref, func(c *Container, root *os.File) error {
-		return copyError(c, path, layer.CopyIn(ctx, root, path, r, opt))
+		err := layer.CopyIn(ctx, root, path, r, opt)
+		if err == nil {
+			e.emit(containerEvent(c, "extract-to-dir"))
+		}
+		return copyError(c, path, err)
 	})
 }
 
@@ -91,6 +106,7 @@ func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	e.emit(containerEvent(c, "export"))
 	if !running(st) {
 		return e.withRoot(ctx, c.ID, func(c *Container, root *os.File) error { return exportTree(ctx, root, w) })
 	}
@@ -209,17 +225,13 @@ func (e *Engine) sizes(c *Container) (rw, root int64, err error) {
 
 // CopyOptions says how files cross the border of a container.
 type CopyOptions struct {
-	Archive    bool // keep owners; else copies belong to who copies, or to root in the container
+	Archive    bool // keep owners on the host; else copies belong to who copies. In the container they are always kept
 	FollowLink bool // what a link at the end of the source leads to is copied
 }
 
 // CopyTarTo unpacks a tar into a directory of the container.
 func (e *Engine) CopyTarTo(ctx context.Context, ref, path string, r io.Reader, opt CopyOptions) error {
-	o := layer.CopyOptions{NoOverwriteDir: true}
-	if !opt.Archive {
-		o.Owner = &layer.Owner{}
-	}
-	return e.CopyTo(ctx, ref, path, r, o)
+	return e.CopyTo(ctx, ref, path, r, layer.CopyOptions{NoOverwriteDir: true})
 }
 
 // CopyToHost copies a file or tree of the container to a path of the host, by
@@ -235,6 +247,7 @@ func (e *Engine) CopyToHost(ctx context.Context, ref, src, dst string, opt CopyO
 		if !opt.Archive {
 			o.Owner = &layer.Owner{UID: os.Getuid(), GID: os.Getgid()}
 		}
+		e.emit(containerEvent(c, "archive-path"))
 		return copyError(c, src, copyBetween(ctx, root, src, host, dst, opt.FollowLink, o))
 	})
 }
@@ -250,11 +263,11 @@ func (e *Engine) CopyFromHost(ctx context.Context, src, ref, dst string, opt Cop
 		return fmt.Errorf("copy %s: %w", src, unix.ENOENT)
 	}
 	return e.withRoot(ctx, ref, func(c *Container, root *os.File) error {
-		o := layer.CopyOptions{NoOverwriteDir: true}
-		if !opt.Archive {
-			o.Owner = &layer.Owner{}
+		err := copyBetween(ctx, host, abs, root, dst, opt.FollowLink, layer.CopyOptions{NoOverwriteDir: true})
+		if err == nil {
+			e.emit(containerEvent(c, "extract-to-dir"))
 		}
-		return copyError(c, dst, copyBetween(ctx, host, abs, root, dst, opt.FollowLink, o))
+		return copyError(c, dst, err)
 	})
 }
 
@@ -277,13 +290,16 @@ func hostRoot(path string) (*os.File, string, error) {
 
 // copyBetween copies src below one root to dst below another.
 func copyBetween(ctx context.Context, from *os.File, src string, to *os.File, dst string, follow bool, opt layer.CopyOptions) error {
-	st, err := statFollow(from, src, follow)
+	st, _, err := statFollow(from, src, follow)
 	if err != nil {
 		return err
 	}
 	dir, name, err := copyTarget(to, dst, st)
 	if err != nil {
 		return err
+	}
+	if name == "" {
+		name = sourceName(src)
 	}
 	if contents := strings.HasSuffix(src, "/.") || src == "."; contents && name == "" {
 		name = "."
@@ -297,42 +313,63 @@ func copyBetween(ctx context.Context, from *os.File, src string, to *os.File, ds
 	return err
 }
 
-// statFollow looks at what is copied: a link itself, or with follow, or in the
-// form "link/", what it leads to.
-func statFollow(root *os.File, path string, follow bool) (layer.PathStat, error) {
-	st, err := layer.StatPath(root, strings.TrimSuffix(path, "/"))
-	for hops := 0; err == nil && st.Mode&os.ModeSymlink != 0 && (follow || strings.HasSuffix(path, "/")); hops++ {
-		if hops == 40 {
-			return st, fmt.Errorf("copy %s: %w", path, unix.ELOOP)
+// sourceName is what a copy is called that is given no name: the last component
+// of the path as it was written, also where that is a link which is followed. ""
+// leaves it to the file.
+func sourceName(path string) string {
+	switch base := filepath.Base(path); base {
+	case "/", ".", "..":
+		return ""
+	default:
+		if strings.HasSuffix(path, "/.") {
+			return ""
 		}
-		st, err = layer.StatPath(root, st.LinkTarget)
+		return base
 	}
-	return st, err
+}
+
+// statFollow looks at what is copied: a link itself, or with follow, or in the
+// form "link/", what it leads to, whose path it gives too, also if nothing is there.
+func statFollow(root *os.File, path string, follow bool) (st layer.PathStat, at string, err error) {
+	at = path
+	slash := strings.HasSuffix(path, "/") || strings.HasSuffix(path, "/.")
+	st, err = layer.StatPath(root, strings.TrimSuffix(path, "/"))
+	for hops := 0; err == nil && st.Mode&os.ModeSymlink != 0 && (follow || slash); hops++ {
+		if hops == 40 {
+			return st, at, fmt.Errorf("copy %s: %w", path, unix.ELOOP)
+		}
+		at = st.LinkTarget
+		st, err = layer.StatPath(root, at)
+	}
+	if err == nil && slash && !st.Mode.IsDir() {
+		err = fmt.Errorf("copy %s: %w", path, unix.ENOTDIR)
+	}
+	return st, at, err
 }
 
 // copyTarget says into which directory of the target a copy goes, and under
-// which name; "" keeps the source's.
+// which name; "" keeps the source's. A link at the end of dst is followed.
 func copyTarget(to *os.File, dst string, src layer.PathStat) (dir, name string, err error) {
-	st, err := statFollow(to, dst, true)
+	st, at, err := statFollow(to, dst, true)
 	wantsDir := strings.HasSuffix(dst, "/") || strings.HasSuffix(dst, "/.")
 	switch {
 	case err == nil && st.Mode.IsDir():
 		return dst, "", nil
-	case err == nil && wantsDir:
-		return "", "", errorf(ErrInvalid, "%s is not a directory", dst)
 	case err == nil && src.Mode.IsDir():
 		return "", "", errorf(ErrInvalid, "cannot copy directory to %s: it is a file", dst)
 	case err == nil:
-		return filepath.Dir(dst), filepath.Base(dst), nil
+		return filepath.Dir(at), filepath.Base(at), nil
+	case errors.Is(err, unix.ENOTDIR):
+		return "", "", errorf(ErrInvalid, "%s is not a directory", dst)
 	case !errors.Is(err, layer.ErrNotFound) && !errors.Is(err, unix.ENOENT):
 		return "", "", err
 	case wantsDir && !src.Mode.IsDir():
 		return "", "", errorf(ErrInvalid, "destination directory %s does not exist", dst)
 	}
-	dst = strings.TrimRight(strings.TrimSuffix(dst, "/."), "/")
-	parent := filepath.Dir(dst)
-	if st, err := statFollow(to, parent, true); err != nil || !st.Mode.IsDir() {
+	at = strings.TrimRight(strings.TrimSuffix(at, "/."), "/")
+	parent := filepath.Dir(at)
+	if st, _, err := statFollow(to, parent, true); err != nil || !st.Mode.IsDir() {
 		return "", "", errorf(ErrInvalid, "the directory %s does not exist", parent)
 	}
-	return parent, filepath.Base(dst), nil
+	return parent, filepath.Base(at), nil
 }

@@ -61,7 +61,8 @@ func CopyIn(ctx context.Context, root *os.File, unsafeDir string, r io.Reader, o
 // CopyOut writes the file or tree at unsafePath of a root as a plain tar whose
 // top entry is called name (the last component of the path, if name is empty).
 // Directories on the way may be symbolic links; the last component is followed
-// only if follow says so.
+// only if follow says so. Of file systems that the kernel makes up (proc, sys) and of
+// the root's /dev only the directories are written.
 func CopyOut(ctx context.Context, root *os.File, unsafePath, name string, follow bool, w io.Writer) error {
 	cache := newDirCache(int(root.Fd()))
 	defer cache.flush()
@@ -73,6 +74,10 @@ func CopyOut(ctx context.Context, root *os.File, unsafePath, name string, follow
 		name = base
 	}
 	p := newPacker(ctx, w)
+	p.plain = true
+	if base == "." {
+		p.hollow = strings.TrimPrefix(joinName(name, "dev"), "./")
+	}
 	if base == "." && (name == "." || name == "/") {
 		return p.finish(p.tree(dir.fd, ""))
 	}

@@ -38,8 +38,11 @@ type packer struct {
 	ctx   context.Context
 	tw    *tar.Writer
 	layer bool
-	links map[inode]string
-	buf   []byte
+	// plain leaves out what the kernel makes up, and hollow what is below that name.
+	plain  bool
+	hollow string
+	links  map[inode]string
+	buf    []byte
 }
 
 func newPacker(ctx context.Context, w io.Writer) *packer {
@@ -118,6 +121,9 @@ func (p *packer) directory(dirfd int, base, name string, st *unix.Stat_t) error 
 	if err := p.header(hdr); err != nil {
 		return err
 	}
+	if p.plain && (name == p.hollow || isKernelTree(fd)) {
+		return nil
+	}
 	if p.layer {
 		if err := refuseRedirect(dirfd, base, name); err != nil {
 			return err
@@ -131,6 +137,24 @@ func (p *packer) directory(dirfd int, base, name string, st *unix.Stat_t) error 
 	}
 	return p.tree(fd, name)
 }
+
+// isKernelTree tells whether a directory is on a file system that is no storage: its
+// files have no size and no end, and reading some of them does things (statfs(2)).
+func isKernelTree(fd int) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(fd, &st) != nil {
+		return false
+	}
+	switch int64(st.Type) {
+	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEVPTS_SUPER_MAGIC,
+		unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC, mqueueMagic:
+		return true
+	}
+	return false
+}
+
+// mqueueMagic is MQUEUE_MAGIC of the kernel's ipc/mqueue.c.
+const mqueueMagic = 0x19800202
 
 // refuseRedirect refuses files whose content overlay would take from another
 // name: Diff would write a layer that lacks it.

@@ -42,6 +42,8 @@ func (a *app) copy(ctx context.Context, e *engine.Engine, src, dst string, o eng
 	srcC, srcPath := splitCopy(src)
 	dstC, dstPath := splitCopy(dst)
 	switch {
+	case srcC != "" && srcPath == "" || dstC != "" && dstPath == "":
+		return errors.New("the path in the container cannot be empty: want CONTAINER:PATH")
 	case srcC != "" && dstC != "":
 		return errors.New("copying between containers is not supported")
 	case srcC == "" && dstC == "":
