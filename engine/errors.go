@@ -63,6 +63,17 @@ func errorf(kind error, format string, args ...any) error {
 	return &Error{Kind: kind, Msg: fmt.Sprintf(format, args...)}
 }
 
+// StartFailed is a container that was made and whose program could not be run. It
+// is there still, unless it was one that goes with its end.
+type StartFailed struct {
+	ID  string
+	err error
+}
+
+func (e *StartFailed) Error() string { return e.err.Error() }
+
+func (e *StartFailed) Unwrap() error { return e.err }
+
 func noSuchContainer(ref string) error {
 	return errorf(ErrNoSuchContainer, "No such container: %s", ref)
 }

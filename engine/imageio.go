@@ -54,7 +54,15 @@ func (e *Engine) Save(ctx context.Context, w io.Writer, refs []string, oci bool)
 			return imageError(ref, err)
 		}
 	}
-	return archive.Save(ctx, s, w, refs, format)
+	if err := archive.Save(ctx, s, w, refs, format); err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		if id, err := s.Lookup(ref); err == nil {
+			e.emit(objectEvent("image", "save", string(id), map[string]string{"name": string(id)}))
+		}
+	}
+	return nil
 }
 
 // ImportOptions of Import.

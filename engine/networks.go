@@ -3,6 +3,8 @@ package engine
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -28,14 +30,17 @@ func (e *Engine) Networks(f Filters) ([]Network, error) {
 		return nil, err
 	}
 	var list []Network
-	for _, n := range [][2]string{{bridgeNetwork, "bridge"}, {"host", "host"}, {"none", "null"}} {
-		net := Network{Name: n[0], ID: e.networkID(n[0]), Driver: n[1], Scope: "local"}
+	for _, name := range slices.Sorted(maps.Keys(networkDrivers)) {
+		net := Network{Name: name, ID: e.networkID(name), Driver: networkDrivers[name], Scope: "local"}
 		if net.matches(f) {
 			list = append(list, net)
 		}
 	}
 	return list, nil
 }
+
+// networkDrivers are the networks that there are, with their drivers.
+var networkDrivers = map[string]string{bridgeNetwork: "bridge", "host": "host", "none": "null"}
 
 // networkID names a network of this engine: two engines' bridges are two networks.
 func (e *Engine) networkID(name string) string {

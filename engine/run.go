@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -180,7 +179,7 @@ func (r *run) started(ctx context.Context) (*Handle, error) {
 	}
 	switch m.Kind {
 	case client.Started:
-		r.e.emit(containerEvent(r.c, "start"))
+		r.e.emit(r.e.startEvents(r.c, r.opt.Attached)...)
 		r.unlock()
 		return &Handle{Container: r.c, Session: r.session, Warnings: r.warnings, Pid: m.Pid, e: r.e, flight: r.flight}, nil
 	case client.Failed:
@@ -192,7 +191,11 @@ func (r *run) started(ctx context.Context) (*Handle, error) {
 // failed keeps a container whose program could not be run, with the reason.
 func (r *run) failed(err error) error {
 	var se *client.StartError
-	if r.c.AutoRemove() || !errors.As(err, &se) {
+	if !errors.As(err, &se) {
+		return err
+	}
+	err = &StartFailed{ID: r.c.ID, err: err}
+	if r.c.AutoRemove() {
 		return err
 	}
 	leave(r.session)
@@ -321,7 +324,7 @@ func (e *Engine) afterEndLocked(c *Container, exitCode int, monitorGone func()) 
 		return nil
 	}
 	if unix.Access(e.containerDir(c.ID)+"/status.json", unix.F_OK) == nil { // it ran
-		e.emit(containerEvent(c, "die", "exitCode", strconv.Itoa(exitCode)))
+		e.emit(e.endEvents(c, exitCode)...)
 	}
 	all := c.AutoRemove()
 	if all && monitorGone != nil {

@@ -171,7 +171,11 @@ func (e *Engine) Stop(ctx context.Context, ref string, opt StopOptions) error {
 	if err := e.stop(ctx, c, sig, c.stopTimeout(opt.Timeout)); err != nil {
 		return err
 	}
-	return e.settle(ctx, c)
+	if err := e.settle(ctx, c); err != nil { // says that it died
+		return err
+	}
+	e.emit(containerEvent(c, "stop"))
+	return nil
 }
 
 func (c *Container) stopTimeout(asked *int) int {
@@ -207,7 +211,6 @@ func (e *Engine) stop(ctx context.Context, c *Container, sig syscall.Signal, sec
 	_, err = e.waitEnd(wait, c)
 	cancel()
 	if err == nil {
-		e.emit(containerEvent(c, "stop"))
 		return nil
 	}
 	if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
@@ -238,7 +241,6 @@ func (e *Engine) kill(ctx context.Context, c *Container) error {
 	if _, err := e.waitEnd(ctx, c); err != nil {
 		return fmt.Errorf("wait for the end of container %s after SIGKILL: %w", c.Name, err)
 	}
-	e.emit(containerEvent(c, "stop"))
 	return nil
 }
 

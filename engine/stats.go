@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 // Sample is what a container uses at one moment.
 type Sample struct {
 	ID, Name  string
+	Ref       string // how the caller named it, or its ID
 	Time      time.Time
 	CPU       time.Duration // used so far
 	SystemCPU time.Duration // used by the whole machine so far, idle time included
@@ -47,6 +49,12 @@ func (e *Engine) Stats(ctx context.Context, refs []string, all, stream bool, fn 
 		if err != nil {
 			return err
 		}
+		for i := range now {
+			now[i].Ref = now[i].ID
+			if at := slices.IndexFunc(cs, func(c *Container) bool { return c.ID == now[i].ID }); len(refs) > 0 {
+				now[i].Ref = refs[at]
+			}
+		}
 		// The first round has nothing to compare with; a person is shown it all the
 		// same, and one who asked for a single figure gets the second.
 		if stream || round > 0 {
@@ -67,7 +75,9 @@ func (e *Engine) Stats(ctx context.Context, refs []string, all, stream bool, fn 
 
 func (e *Engine) statsTargets(refs []string) ([]*Container, error) {
 	if len(refs) == 0 {
-		return e.all()
+		cs, err := e.all()
+		slices.SortFunc(cs, func(a, b *Container) int { return b.Created.Compare(a.Created) })
+		return cs, err
 	}
 	var cs []*Container
 	for _, ref := range refs {

@@ -39,6 +39,7 @@ func (e *Engine) Top(ctx context.Context, ref string, args []string) (TopResult,
 	if err != nil {
 		return TopResult{}, err
 	}
+	e.emit(containerEvent(c, "top"))
 	slices.Sort(pids)
 	if len(args) == 0 || len(args) == 1 && strings.TrimLeft(args[0], "-") == "ef" {
 		return topProc(pids)
@@ -200,7 +201,8 @@ func topPS(ctx context.Context, pids []int, args []string) (TopResult, error) {
 	if err != nil {
 		var ee *exec.ExitError
 		if errors.As(err, &ee) {
-			return TopResult{}, fmt.Errorf("run ps %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(ee.Stderr))
+			line, _, _ := bytes.Cut(bytes.TrimSpace(ee.Stderr), []byte("\n")) // the rest is its usage
+			return TopResult{}, errorf(ErrInvalid, "ps %s: %s", strings.Join(args, " "), line)
 		}
 		return TopResult{}, fmt.Errorf("run ps %s: %w", strings.Join(args, " "), err)
 	}

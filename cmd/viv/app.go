@@ -160,6 +160,10 @@ func message(err error) string {
 	return strings.Join(lines, "; ")
 }
 
+// noMatter is an error that is said and fails nothing: with --force, what was to go
+// and is not there.
+type noMatter struct{ error }
+
 // each calls fn for every argument, prints the errors and goes on; what fn
 // returns is printed on success ("" for nothing).
 func (a *app) each(args []string, fn func(string) (string, error)) error {
@@ -167,7 +171,7 @@ func (a *app) each(args []string, fn func(string) (string, error)) error {
 	for _, arg := range args {
 		s, err := fn(arg)
 		if err != nil {
-			failed = true
+			failed = failed || !errors.As(err, new(noMatter))
 			fmt.Fprintf(a.err, "viv: %s\n", message(err))
 			continue
 		}

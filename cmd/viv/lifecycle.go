@@ -83,8 +83,7 @@ func newRm(a *app) *cobra.Command {
 	return eachContainer(a, c, func(ctx context.Context, e *engine.Engine, ref string) error {
 		err := e.Remove(ctx, ref, o)
 		if o.Force && errors.Is(err, engine.ErrNoSuchContainer) {
-			fmt.Fprintf(a.err, "viv: %s\n", message(err))
-			return nil
+			return noMatter{err}
 		}
 		return err
 	})

@@ -75,6 +75,10 @@ func (r *runCommand) run(ctx context.Context, a *app, args []string) error {
 		return err
 	}
 	h, err := e.Run(ctx, engine.RunOptions{Options: o, Attached: !r.detach, Progress: a.progress(r.flags.quiet), Fault: fault})
+	var failed *engine.StartFailed
+	if r.detach && errors.As(err, &failed) {
+		fmt.Fprintln(a.out, failed.ID) // it was made: its name is how it is removed
+	}
 	if err != nil {
 		return err
 	}

@@ -49,9 +49,12 @@ func newStats(a *app) *cobra.Command {
 }
 
 func statsRowOf(s *engine.Sample, noTrunc bool) statsRow {
-	r := statsRow{ID: s.ID, Container: s.ID, Name: s.Name}
+	r := statsRow{ID: s.ID, Container: s.Ref, Name: s.Name}
 	if !noTrunc {
-		r.ID, r.Container = s.ID[:12], s.ID[:12]
+		r.ID = s.ID[:12]
+		if s.Ref == s.ID {
+			r.Container = r.ID
+		}
 	}
 	if s.CPUs == 0 { // it does not run
 		r.CPUPerc, r.MemUsage, r.MemPerc, r.NetIO, r.BlockIO, r.PIDs = "--", "-- / --", "--", "--", "--", "--"
