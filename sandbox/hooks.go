@@ -9,11 +9,13 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"vivarium/sandbox/netdevice"
 	"vivarium/sandbox/plan"
 	"vivarium/sandbox/spawn"
 	"vivarium/sandbox/state"
@@ -213,8 +215,25 @@ func waitHook(child *spawn.Process, h *specs.Hook) error {
 	}
 }
 
+// moveDevices moves the spec's network devices to the process, which waits.
+func (l *launch) moveDevices() error {
+	devices := l.spec.Linux.NetDevices
+	if len(devices) == 0 {
+		return nil
+	}
+	netns, err := unix.Open("/proc/"+strconv.Itoa(l.proc.Pid)+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the container's network namespace: %w", err)
+	}
+	l.devices, err = netdevice.Move(devices, netns)
+	return err
+}
+
 // createHooks runs the hooks of create while the process waits for them.
 func (l *launch) createHooks() error {
+	if l.spec.Hooks == nil {
+		return nil
+	}
 	r, err := newHookRun(l.spec, l.rec, state.Creating)
 	if err != nil {
 		return err

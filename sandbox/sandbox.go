@@ -20,6 +20,7 @@ import (
 
 	"vivarium/internal/lazyjson"
 	"vivarium/sandbox/cgroup/handle"
+	"vivarium/sandbox/netdevice"
 	"vivarium/sandbox/plan"
 	"vivarium/sandbox/spawn"
 	"vivarium/sandbox/state"
@@ -116,9 +117,10 @@ type launch struct {
 	proc *spawn.Process
 	out  Process
 
-	requests int  // of the process, that are still to come
-	ahead    bool // the process has the byte for its next wait
-	ready    bool // the process has been let go to run the command
+	devices  *netdevice.Moved // that the process has got
+	requests int              // of the process, that are still to come
+	ahead    bool             // the process has the byte for its next wait
+	ready    bool             // the process has been let go to run the command
 }
 
 // Create makes a container whose process waits for Start, without anybody who
@@ -325,7 +327,9 @@ func (l *launch) answer(rep spawn.Report, hold bool) error {
 	var err error
 	switch rep.Kind {
 	case spawn.ReportHooks:
-		err = l.createHooks()
+		if err = l.moveDevices(); err == nil {
+			err = l.createHooks()
+		}
 	case spawn.ReportCopy:
 		err = copyUp(rep, l.proc.Pid)
 	case spawn.ReportListener:
@@ -423,6 +427,12 @@ func announce(pidFile, socket string, pid, pidfd int) error {
 
 // abort undoes a launch that failed.
 func (l *launch) abort() error {
+	if l.devices != nil {
+		// Before its namespace ends, which would be the end of some of them.
+		if err := l.devices.Back(); err != nil {
+			l.r.warn(err.Error())
+		}
+	}
 	if l.proc != nil {
 		l.proc.Abandon()
 	}
@@ -437,6 +447,9 @@ func (l *launch) abort() error {
 
 func (l *launch) close() {
 	l.out.Close()
+	if l.devices != nil {
+		l.devices.Close()
+	}
 	if l.proc != nil {
 		l.proc.Close()
 	}

@@ -6,15 +6,22 @@ import (
 	"vivarium/sandbox/program"
 )
 
-// waitForHooks lets the child wait where hooks are run that belong to create:
-// the namespaces and the mounts are there, the root is still the host's.
+// waitForHooks lets the child wait where network devices are moved to it, and
+// where hooks are run that belong to create: the namespaces and the mounts are
+// there, the root is still the host's, and no kernel parameter is written yet.
 func (c *compiler) waitForHooks() {
 	h := c.spec.Hooks
 	//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
-	if !c.opt.Hooks || h == nil || len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) == 0 {
+	hooks := h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
+	devices := len(c.spec.Linux.NetDevices) > 0
+	if !c.opt.Hooks || !hooks && !devices {
 		return
 	}
-	c.b.begin("hooks", "wait for the hooks of create")
+	why := "wait for the hooks of create"
+	if devices {
+		why = "wait for the network devices, and the hooks of create"
+	}
+	c.b.begin("hooks", why)
 	c.requests++
 	c.b.report('H', program.None)
 	c.b.await()

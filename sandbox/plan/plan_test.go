@@ -195,6 +195,11 @@ func TestRefusals(t *testing.T) {
 		{"/no/such/file", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/no/such/file"})
 		}},
+		{"without a NET namespace", func(s *specs.Spec) {
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {}}
+			s.Linux.Namespaces, s.Linux.Sysctl = append(s.Linux.Namespaces[:4:4], s.Linux.Namespaces[5:]...), nil
+		}},
+		{"linux.netDevices", func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {}} }},
 		{"kernel.panic", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.panic": "1"} }},
 		{"net.ipv4.ip_forward", func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:4] }},
 		{"RLIMIT_MOON", func(s *specs.Spec) { s.Process.Rlimits[0].Type = "RLIMIT_MOON" }},

@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"vivarium/sandbox/netdevice"
 )
 
 // refuse names the first thing of the spec that this runtime cannot do. Nothing
@@ -19,7 +21,6 @@ func (c *compiler) refuse() error {
 		{s.Solaris != nil || s.Windows != nil || s.VM != nil || s.ZOS != nil || s.FreeBSD != nil, "a platform other than linux"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
 		{l.MountLabel != "", "linux.mountLabel"},
-		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined", "process.apparmorProfile"},
 		{p.SelinuxLabel != "", "process.selinuxLabel"},
 		{c.ns.join[unix.CLONE_NEWNS] != "", "a mount namespace by path"},
@@ -28,6 +29,9 @@ func (c *compiler) refuse() error {
 		if r.asked {
 			return errorf("%s: %w", r.what, ErrUnsupported)
 		}
+	}
+	if err := c.checkNetDevices(); err != nil {
+		return err
 	}
 	for key := range l.Sysctl {
 		if err := c.checkSysctl(key); err != nil {
@@ -38,6 +42,18 @@ func (c *compiler) refuse() error {
 		return errorf("a host name needs a uts namespace of its own")
 	}
 	return nil
+}
+
+// checkNetDevices: a device can only be moved to a namespace that is not ours.
+func (c *compiler) checkNetDevices() error {
+	devices := c.spec.Linux.NetDevices
+	if len(devices) > 0 && c.ns.fresh&unix.CLONE_NEWNET == 0 && c.ns.join[unix.CLONE_NEWNET] == "" {
+		return errorf("unable to move network devices without a NET namespace")
+	}
+	if len(devices) > 0 && !c.opt.Hooks {
+		return errorf("linux.netDevices: %w", ErrUnsupported)
+	}
+	return netdevice.Check(devices)
 }
 
 // checkSysctl accepts the parameters that belong to a namespace that is the
