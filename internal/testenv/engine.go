@@ -120,6 +120,12 @@ func (e *Instance) Tool(name string, args ...string) *Command {
 	return &Command{Path: path, Args: args, t: e.t, netns: e.netns}
 }
 
+// Tool prepares a program that is no command of an engine under test, in the
+// network namespace of the test process.
+func Tool(t testing.TB, path string, args ...string) *Command {
+	return &Command{Path: path, Args: args, t: t}
+}
+
 // Containers returns the identifiers of all containers that this engine has had,
 // as far as they were seen.
 func (e *Instance) Containers() []string {

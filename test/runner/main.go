@@ -3,7 +3,7 @@
 //
 //	go run ./test/runner [-fuzztime D] [-deadline D] [-v] SUITE...
 //
-// Suites: lint, unit, race, blackbox, vm, fuzz. Without one: unit, blackbox, vm.
+// Suites: lint, unit, race, blackbox, oci, vm, fuzz. Without one: unit, blackbox, vm.
 // The exit status is 0 only if at least one test ran, none failed and every
 // step of every suite worked. The runner ends when its deadline has come, even if
 // a test hangs in the kernel and cannot be killed: then the report says where.
@@ -59,11 +59,11 @@ func main() {
 func (r *run) suites(names []string) int {
 	steps := map[string]func() error{
 		"lint": r.lint, "unit": r.unit, "race": r.race,
-		"blackbox": r.blackbox, "vm": r.vm, "fuzz": r.fuzz,
+		"blackbox": r.blackbox, "oci": r.oci, "vm": r.vm, "fuzz": r.fuzz,
 	}
 	for _, name := range names {
 		if steps[name] == nil {
-			fmt.Fprintf(os.Stderr, "runner: unknown suite %q: one of lint, unit, race, blackbox, vm, fuzz\n", name)
+			fmt.Fprintf(os.Stderr, "runner: unknown suite %q: one of lint, unit, race, blackbox, oci, vm, fuzz\n", name)
 			return 2
 		}
 	}
@@ -126,7 +126,7 @@ func printKernelErrors(out io.Writer) {
 }
 
 // apart are the packages that have a suite of their own.
-var apart = []string{"vivarium/test/blackbox", "vivarium/test/vm", "vivarium/test/vm/proof"}
+var apart = []string{"vivarium/test/blackbox", "vivarium/test/oci", "vivarium/test/vm", "vivarium/test/vm/proof"}
 
 // packages lists the packages of the module that the unit suites run on.
 func (r *run) packages() ([]string, error) {
@@ -224,19 +224,28 @@ func linking(list, dep string) map[string]bool {
 }
 
 func (r *run) blackbox() error {
+	return r.onBinaries("./test/blackbox/...", "viv", "viv-oci", "viv-monitor")
+}
+
+// oci runs other people's engines and validation programs on viv-oci; install-deps
+// brings them with the argument oci.
+func (r *run) oci() error { return r.onBinaries("./test/oci", "viv-oci") }
+
+// onBinaries runs a suite on programs that are built once, as they are delivered.
+func (r *run) onBinaries(packages string, names ...string) error {
 	bin, err := os.MkdirTemp("", "viv-bin-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(bin)
-	for _, name := range []string{"viv", "viv-oci", "viv-monitor"} {
+	for _, name := range names {
 		build := exec.CommandContext(r.ctx, "go", "build", "-trimpath", "-o", bin+"/"+name, "./cmd/"+name)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w\n%s", name, err, out)
 		}
 	}
-	return r.goTest([]string{"VIV_BIN_DIR=" + bin}, "-timeout=20m", "./test/blackbox/...")
+	return r.goTest([]string{"VIV_BIN_DIR=" + bin}, "-timeout=20m", packages)
 }
 
 func (r *run) vm() error {
