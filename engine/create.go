@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-
-	"github.com/docker/go-units"
 
 	"vivarium/bundle"
 	"vivarium/layer"
@@ -150,57 +147,6 @@ func (r *run) writeCIDFile() error {
 		return fmt.Errorf("write the container ID file: %w", err)
 	}
 	return nil
-}
-
-// checkLog refuses log drivers and options that are not there.
-func (c *Container) checkLog() error {
-	lc := c.Options.HostConfig.LogConfig
-	switch lc.Type {
-	case "", "json-file", "none":
-	default:
-		return errorf(ErrUnsupported, "logger: no log driver named '%s' is registered: use json-file or none", lc.Type)
-	}
-	for k, v := range lc.Config {
-		var err error
-		switch {
-		case lc.Type == "none":
-			err = fmt.Errorf("unknown log opt '%s' for none log driver", k)
-		case k == "max-size":
-			if v != "-1" {
-				_, err = units.FromHumanSize(v)
-			}
-		case k == "max-file":
-			var n int
-			if n, err = strconv.Atoi(v); err == nil && n < 1 {
-				err = errors.New("max-file cannot be less than 1")
-			}
-		case k == "labels" || k == "labels-regex" || k == "env" || k == "env-regex" || k == "tag" || k == "compress" || k == "mode" || k == "max-buffer-size":
-			if k == "compress" && v != "false" || k == "mode" && v != "blocking" || k != "compress" && k != "mode" {
-				err = fmt.Errorf("log opt '%s' is not supported", k)
-			}
-		default:
-			err = fmt.Errorf("unknown log opt '%s' for json-file log driver", k)
-		}
-		if err != nil {
-			return &Error{Kind: ErrInvalid, Msg: fmt.Sprintf("invalid log option %s=%s", k, v), Err: err}
-		}
-	}
-	if lc.Config["max-file"] != "" && lc.Config["max-file"] != "1" && lc.Config["max-size"] == "" {
-		return errorf(ErrInvalid, "invalid log option max-file: it needs max-size")
-	}
-	return nil
-}
-
-// logLimits gives the size of one log file in bytes, 0 for no limit, and how many are kept.
-func (c *Container) logLimits() (size int64, files int) {
-	cfg := c.Options.HostConfig.LogConfig.Config
-	if v := cfg["max-size"]; v != "" && v != "-1" {
-		size, _ = units.FromHumanSize(v) // checked when the container was made
-	}
-	if v := cfg["max-file"]; v != "" {
-		files, _ = strconv.Atoi(v)
-	}
-	return size, files
 }
 
 // makeMounts resolves what the container mounts.

@@ -153,6 +153,11 @@ func (r *run) config() (*wire.Config, error) {
 	if c.logDriver() != "none" {
 		cfg.LogPath = r.e.logFile(c.ID)
 		cfg.LogMaxSize, cfg.LogMaxFile = c.logLimits()
+		attrs, err := c.logAttrs()
+		if err != nil {
+			return nil, err
+		}
+		cfg.LogAttrs = attrs
 	}
 	watch, err := r.layout.OOMWatch(r.spec.Linux.CgroupsPath)
 	if err != nil {

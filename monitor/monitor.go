@@ -117,6 +117,7 @@ func (m *monitor) run() {
 			m.fail(&spawn.Error{Step: program.Step{Kind: "log", Why: "open the log " + m.cfg.LogPath}, Errno: errno(err)}, 0)
 			return
 		}
+		log.Attrs = m.cfg.LogAttrs
 		m.log = log
 	}
 	var err error

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/url"
 	"sort"
 	"strconv"
 	"strings"
@@ -70,7 +71,7 @@ func logText(l engine.LogLine, timestamps, details bool) string {
 func attrText(attrs map[string]string) string {
 	list := make([]string, 0, len(attrs))
 	for k, v := range attrs {
-		list = append(list, k+"="+v)
+		list = append(list, url.QueryEscape(k)+"="+url.QueryEscape(v)) // a comma stays inside
 	}
 	sort.Strings(list)
 	return strings.Join(list, ",")

@@ -3,6 +3,7 @@
 //
 //	{"log":"text\n","stream":"stdout","time":"2006-01-02T15:04:05.999999999Z"}
 //
+// and with attributes {"log":…,"stream":…,"attrs":{"k":"v"},"time":…},
 // with rotation by size. It is linked into the monitor, so it allocates nothing
 // after Open and needs neither encoding/json nor time.
 package jsonlog
@@ -18,6 +19,8 @@ const maxLine = 16 << 10
 
 // Writer appends records to a file. It is for one goroutine.
 type Writer struct {
+	Attrs string // a JSON object that every record has as its "attrs"; "" for none
+
 	path    string
 	fd      int
 	size    int64
@@ -66,7 +69,7 @@ func (w *Writer) Write(stream int, p []byte, now int64) error {
 			*part = append(*part, line...)
 			line = *part
 		}
-		w.out = Append(w.out, line, stream, now)
+		w.out = Append(w.out, line, stream, w.Attrs, now)
 		*part = (*part)[:0]
 		if len(w.out) > 32<<10 {
 			if err := w.flush(); err != nil {
@@ -93,7 +96,7 @@ func (w *Writer) Flush(now int64) error {
 	w.out = w.out[:0]
 	for i := range w.partial {
 		if len(w.partial[i]) > 0 {
-			w.out = Append(w.out, w.partial[i], i+1, now)
+			w.out = Append(w.out, w.partial[i], i+1, w.Attrs, now)
 			w.partial[i] = w.partial[i][:0]
 		}
 	}
@@ -150,15 +153,20 @@ func (w *Writer) Close() {
 	}
 }
 
-// Append adds one record to b.
-func Append(b, line []byte, stream int, now int64) []byte {
+// Append adds one record to b. attrs is as Writer.Attrs.
+func Append(b, line []byte, stream int, attrs string, now int64) []byte {
 	b = append(b, `{"log":"`...)
 	b = AppendString(b, line)
 	if stream == 2 {
-		b = append(b, `","stream":"stderr","time":"`...)
+		b = append(b, `","stream":"stderr"`...)
 	} else {
-		b = append(b, `","stream":"stdout","time":"`...)
+		b = append(b, `","stream":"stdout"`...)
 	}
+	if attrs != "" {
+		b = append(b, `,"attrs":`...)
+		b = append(b, attrs...)
+	}
+	b = append(b, `,"time":"`...)
 	b = AppendTime(b, now)
 	return append(b, "\"}\n"...)
 }

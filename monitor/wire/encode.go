@@ -29,7 +29,7 @@ type visitor interface {
 }
 
 func (c *Config) visit(v visitor) {
-	for _, s := range []*string{&c.ID, &c.StateDir, &c.Dir, &c.LogPath, &c.Restart, &c.MemoryEvents} {
+	for _, s := range []*string{&c.ID, &c.StateDir, &c.Dir, &c.LogPath, &c.LogAttrs, &c.Restart, &c.MemoryEvents} {
 		v.str(s)
 	}
 	for _, b := range []*bool{&c.Exec, &c.TTY, &c.OpenStdin, &c.StdinOnce, &c.AutoRemove} {

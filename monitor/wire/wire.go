@@ -27,6 +27,7 @@ type Config struct {
 	LogPath    string // json-file log, "" for none
 	LogMaxSize int64  // bytes before rotation; 0: never
 	LogMaxFile int    // files kept, this one included; 0 is 1
+	LogAttrs   string // a JSON object for each record's "attrs", or ""
 
 	Restart      string // "", "no", "always", "unless-stopped", "on-failure"
 	RestartMax   int    // for on-failure; 0: no limit

@@ -373,7 +373,17 @@ func firstFile(t *testing.T, stream string) (name, content string) {
 	return h.Name, string(data)
 }
 
+// tarNames gives the names in a tar, without a leading "./".
 func tarNames(t *testing.T, data []byte) []string {
+	t.Helper()
+	names := rawNames(t, data)
+	for i := range names {
+		names[i] = strings.TrimPrefix(names[i], "./")
+	}
+	return names
+}
+
+func rawNames(t *testing.T, data []byte) []string {
 	t.Helper()
 	var names []string
 	for r := tar.NewReader(bytes.NewReader(data)); ; {
@@ -384,7 +394,7 @@ func tarNames(t *testing.T, data []byte) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		names = append(names, strings.TrimPrefix(h.Name, "./"))
+		names = append(names, h.Name)
 	}
 }
 
