@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"vivarium/monitor/client"
 	"vivarium/monitor/wire"
 	"vivarium/network"
@@ -74,11 +76,10 @@ func (r *run) joinNetwork(ctx context.Context) error {
 			return res.err // says "attach container …" itself
 		}
 		r.endpoint = res.endpoint
-		defer func() {
-			for _, f := range r.endpoint.PortSockets {
-				f.Close()
-			}
-		}()
+		var err error
+		if r.ports, err = holdPorts(r.endpoint.PortSockets); err != nil {
+			return fmt.Errorf("hold the published ports of container %s: %w", r.c.Name, err)
+		}
 	}
 	if !r.ownNetFiles {
 		return nil
@@ -86,8 +87,39 @@ func (r *run) joinNetwork(ctx context.Context) error {
 	return r.writeNetFiles()
 }
 
+// holdPorts puts sockets, which it closes, into the queue of a socket that nobody
+// reads: while that one descriptor is open they all are, however many they are
+// (unix(7), SCM_RIGHTS). Another engine or program cannot take the ports then.
+func holdPorts(sockets []*os.File) (*os.File, error) {
+	defer func() {
+		for _, f := range sockets {
+			f.Close()
+		}
+	}()
+	if len(sockets) == 0 {
+		return nil, nil
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(pair[1])
+	holder := os.NewFile(uintptr(pair[0]), "ports")
+	for some := range slices.Chunk(sockets, 200) { // the kernel takes 253 at once
+		fds := make([]int, len(some))
+		for i, f := range some {
+			fds[i] = int(f.Fd())
+		}
+		if err := unix.Sendmsg(pair[1], []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT); err != nil {
+			holder.Close()
+			return nil, err
+		}
+	}
+	return holder, nil
+}
+
 func networkRequest(c *Container) (network.Request, error) {
-	req := network.Request{ContainerID: c.ID}
+	req := network.Request{ContainerID: c.ID, HoldPorts: true}
 	opt := c.Options.Network
 	var err error
 	if opt.IPAddress != "" {

@@ -103,6 +103,7 @@ type run struct {
 	ownNetFiles bool       // hosts, hostname and resolv.conf are its own
 
 	netns    *os.File
+	ports    *os.File // keeps the published host ports from others
 	attached chan attachResult
 	endpoint *network.Endpoint
 }
@@ -130,6 +131,9 @@ func (r *run) handOver(ctx context.Context) error {
 	files := map[string]*os.File{}
 	if r.netns != nil {
 		files["netns"] = r.netns
+	}
+	if r.ports != nil {
+		files["ports"] = r.ports
 	}
 	if r.session, err = launch.Run(ctx, cfg, files); err != nil {
 		return fmt.Errorf("start container %s: %w", r.c.Name, err)
@@ -220,6 +224,10 @@ func leave(s *client.Session) {
 }
 
 func (r *run) unlock() {
+	if r.ports != nil {
+		r.ports.Close()
+		r.ports = nil
+	}
 	if r.lock != nil {
 		r.lock.Close()
 		r.lock = nil

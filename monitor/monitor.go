@@ -31,6 +31,7 @@ type monitor struct {
 	program int // memfd with the encoded program
 	netns   int
 	pidfdIn int // of the process that an exec session joins
+	ports   int // holds the published host ports; never read
 
 	epoll   int
 	listen  int
@@ -59,7 +60,7 @@ type monitor struct {
 // and nothing is allocated once the loop runs. (Setting them from here would
 // link package runtime/debug, and fmt with it.)
 func Main() {
-	m := &monitor{program: -1, netns: -1, pidfdIn: -1, listen: -1, stdin: -1, mountNS: -1, locked: -1}
+	m := &monitor{program: -1, netns: -1, pidfdIn: -1, ports: -1, listen: -1, stdin: -1, mountNS: -1, locked: -1}
 	for i := range m.clients {
 		m.clients[i].fd = -1
 	}
@@ -89,7 +90,7 @@ func (m *monitor) configure() bool {
 	}
 	m.cfg = cfg
 	fds := rights(oob[:oobn])
-	for i, fd := range [...]*int{&m.program, &m.netns, &m.pidfdIn} {
+	for i, fd := range [...]*int{&m.program, &m.netns, &m.pidfdIn, &m.ports} {
 		if files&(1<<i) != 0 && len(fds) > 0 {
 			*fd, fds = fds[0], fds[1:]
 		}
@@ -273,7 +274,7 @@ func (m *monitor) fail(err error, e syscall.Errno) {
 // finish is the end: clients told, groups removed, status written. The network
 // namespace goes first: its end takes the container's interfaces with it.
 func (m *monitor) finish() {
-	closeAll(m.netns)
+	closeAll(m.netns, m.ports)
 	if m.cfg.AutoRemove && m.cleaning {
 		m.tellExit() // the files are removed while we remove the groups
 		m.removeCgroups()

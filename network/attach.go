@@ -23,7 +23,7 @@ import (
 func (m *Manager) Attach(ctx context.Context, namespace *os.File, request Request) (Endpoint, error) {
 	endpoint, err := m.bridge().attach(ctx, namespace, request)
 	if err != nil {
-		return Endpoint{}, fmt.Errorf("attach container %s to the network: %w", request.ContainerID, err)
+		return Endpoint{}, fmt.Errorf("attach container %.12s to the network: %w", request.ContainerID, err)
 	}
 	return endpoint, nil
 }

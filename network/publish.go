@@ -229,7 +229,7 @@ func (r *reservation) reserve(mapping PortMapping) (netip.AddrPort, error) {
 
 func (r *reservation) reserveExact(at netip.AddrPort, protocol Protocol) error {
 	if other := r.conflict(publication{protocol: protocol, at: at}); other != nil {
-		return fmt.Errorf("bind for %s/%s failed: %w (by container %s)", at, protocol, ErrPortAllocated, other.container)
+		return fmt.Errorf("bind for %s/%s failed: %w (by container %.12s)", at, protocol, ErrPortAllocated, other.container)
 	}
 	socket, _, err := bind(at, protocol)
 	if err != nil {

@@ -105,8 +105,8 @@ func reap(pid int) {
 
 // Run sends the configuration, with cfg.Program unless the monitor adopts a
 // process. files may hold "netns", a network namespace made for the container,
-// and "pidfd", of the process whose namespaces an exec session joins; they may
-// be closed when Run has returned. The session that it gives is attached:
+// "pidfd", of the process whose namespaces an exec session joins, and "ports",
+// which the monitor keeps open as long as the container lives; they may be closed when Run has returned. The session that it gives is attached:
 // output comes from its first byte. Its first message is Started or Failed.
 func (l *Launch) Run(ctx context.Context, cfg *wire.Config, files map[string]*os.File) (*Session, error) {
 	if err := ctx.Err(); err != nil {
@@ -131,6 +131,10 @@ func (l *Launch) Run(ctx context.Context, cfg *wire.Config, files map[string]*os
 	}
 	if f := files["pidfd"]; f != nil {
 		have |= wire.HasPidFD
+		fds = append(fds, int(f.Fd()))
+	}
+	if f := files["ports"]; f != nil {
+		have |= wire.HasPorts
 		fds = append(fds, int(f.Fd()))
 	}
 	msg := append([]byte{wire.MsgConfig}, cfg.Encode(have)...)

@@ -1,7 +1,7 @@
 package wire
 
 // Encode gives the configuration as MsgConfig's payload. files is a set of
-// HasProgram, HasNetNS and HasPidFD.
+// HasProgram, HasNetNS, HasPidFD and HasPorts.
 func (c *Config) Encode(files int) []byte {
 	e := encoder{b: make([]byte, 0, 1024)}
 	e.u64(uint64(files))

@@ -78,6 +78,7 @@ const (
 	HasProgram = 1 << iota // a memfd with the program
 	HasNetNS               // a network namespace
 	HasPidFD               // the process whose namespaces an exec session joins
+	HasPorts               // what keeps the published host ports from others while it is open
 )
 
 // MaxMessage bounds a message, and so the output that one carries.

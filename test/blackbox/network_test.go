@@ -1,9 +1,7 @@
 package blackbox
 
 import (
-	"context"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"testing"
@@ -99,17 +97,7 @@ func TestPublishedPorts(t *testing.T) {
 		}
 	}
 	want(t, e.Viv("port", id, "80/tcp"), 0, "0.0.0.0:8080\n")
-	get := func(dial func(context.Context, string, string) (net.Conn, error), address string) string {
-		ctx, cancel := context.WithTimeout(context.Background(), testenv.DefaultTimeout/20)
-		defer cancel()
-		conn, err := dial(ctx, "tcp", address)
-		if err != nil {
-			return err.Error()
-		}
-		defer conn.Close()
-		data, _ := io.ReadAll(conn)
-		return string(data)
-	}
+	get := func(dial dialer, address string) string { return ask(t, dial, address) }
 	eventually(t, "the port from outside", func() bool { return get(outside.Dial, testenv.EngineAddress+":8080") == "eighty\n" })
 	eventually(t, "the port from the host", func() bool { return get(e.Dial, "127.0.0.1:8080") == "eighty\n" })
 	eventually(t, "the local port from the host", func() bool { return get(e.Dial, "127.0.0.1:8081") == "local\n" })
