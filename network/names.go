@@ -19,6 +19,9 @@ type HostEntry struct {
 
 // HostsFile is what stands in a container's /etc/hosts beside localhost.
 type HostsFile struct {
+	// Base stands in the place of the local names: for a container in the host's
+	// network the host's own file. Empty: Docker's local names.
+	Base []byte
 	// IP is the container's own address; none if it is not valid.
 	IP netip.Addr
 	// Hostname, with Domainname joined by a dot if that is not empty.
@@ -42,7 +45,14 @@ ff02::2	ip6-allrouters
 // its first label, so that both are found.
 func (h HostsFile) Content() []byte {
 	var out bytes.Buffer
-	out.WriteString(localEntries)
+	if len(h.Base) > 0 {
+		out.Write(h.Base)
+		if h.Base[len(h.Base)-1] != '\n' {
+			out.WriteByte('\n')
+		}
+	} else {
+		out.WriteString(localEntries)
+	}
 	for _, entry := range h.Extra {
 		fmt.Fprintf(&out, "%s\t%s\n", entry.Address, entry.Name)
 	}

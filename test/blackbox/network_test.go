@@ -132,3 +132,24 @@ func TestRulesAreGone(t *testing.T) {
 		t.Errorf("the packet filter grew from\n%s\nto\n%s", before, after)
 	}
 }
+
+// TestNameFiles reads hosts, hostname and resolv.conf as the options make them.
+func TestNameFiles(t *testing.T) {
+	e := newNetwork(t)
+	hosts := read(t, "/etc/hosts")
+	if !strings.HasSuffix(hosts, "\n") {
+		hosts += "\n"
+	}
+	const local = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+	check(t, e, []runCase{
+		{name: "the host's", flags: []string{"--network", "host", "--add-host", "db:192.0.2.7"}, args: []string{"cat", "/etc/hosts"}, stdout: hosts + "192.0.2.7\tdb\n"},
+		{name: "without a network", flags: []string{"--network", "none", "--add-host", "db:192.0.2.7", "--add-host", "six:2001:db8::1"}, args: []string{"cat", "/etc/hosts"}, stdout: local + "192.0.2.7\tdb\n2001:db8::1\tsix\n"},
+		{name: "on the bridge", flags: []string{"-h", "me.example.org", "--network-alias", "other", "--add-host", "up:host-gateway"},
+			command: "ip=$(ip -4 -o addr show eth0 | sed 's/.* inet \\([0-9.]*\\).*/\\1/'); gw=$(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p'); tail -n +7 /etc/hosts | sed \"s/$ip/OWN/; s/$gw/GATEWAY/\"; cat /etc/hostname",
+			stdout:  "GATEWAY\tup\nOWN\tme.example.org me other\nme.example.org\n"},
+		{name: "resolv.conf", flags: []string{"--network", "none", "--dns", "192.0.2.1", "--dns", "192.0.2.2", "--dns-search", "a.example", "--dns-search", "b.example", "--dns-option", "ndots:2"},
+			args: []string{"cat", "/etc/resolv.conf"}, match: "nameserver 192.0.2.1\nnameserver 192.0.2.2\nsearch a.example b.example\noptions ndots:2\n.*"},
+		{name: "the host's resolv.conf", flags: []string{"--network", "host"}, args: []string{"cat", "/etc/resolv.conf"}, stdout: read(t, "/etc/resolv.conf")},
+	})
+	fails(t, e.Viv("run", "--rm", "--network", "none", "--add-host", "up:host-gateway", box, "true"), 125, "gateway")
+}
