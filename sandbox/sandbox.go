@@ -217,7 +217,7 @@ func (l *launch) record(hold bool) error {
 		return err
 	}
 	o := plan.Options{ID: id, BundleDir: l.opt.Bundle, Hold: !hold, PreserveFDs: l.opt.PreserveFDs,
-		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true}
+		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true, Unprivileged: os.Geteuid() != 0}
 	if hold {
 		o.Fifo = l.dir.File(state.FifoFile)
 	}

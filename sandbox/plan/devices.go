@@ -80,7 +80,7 @@ func (c *compiler) device(dev int16, d *specs.LinuxDevice) {
 		mode = uint32(*d.FileMode) & 0o7777
 	}
 	name := path.Clean("/" + d.Path)
-	if c.userNS {
+	if c.inUserNS() {
 		// A device node made in a user namespace cannot be opened: show the host's.
 		t := b.target(c.root, name, false)
 		m := b.tree(n(cwd), name, false)

@@ -41,6 +41,7 @@ func CompileExec(spec *specs.Spec, proc *specs.Process, target ExecTarget, opt O
 	c.execAffinity()
 	c.execCgroups(target)
 	c.execNamespaces()
+	c.execRoot(target)
 	if proc.Terminal {
 		c.execTerminal()
 	} else {
@@ -80,10 +81,26 @@ func (c *compiler) execNamespaces() {
 	b.do(unix.SYS_SETNS, slot(program.SlotPidFD), n(flags&allNamespaces))
 	if flags&unix.CLONE_NEWUSER != 0 {
 		b.begin("user", "become root in the container's user namespace")
-		b.do(unix.SYS_SETRESGID, n(0), n(0), n(0))
-		b.do(unix.SYS_SETRESUID, n(0), n(0), n(0))
+		c.becomeRoot()
 	}
 	c.keyring()
+}
+
+// execRoot enters the root directory of a container that was given a mount
+// namespace: it is not the root of that namespace.
+func (c *compiler) execRoot(target ExecTarget) {
+	if c.ns.join[unix.CLONE_NEWNS] == "" {
+		return
+	}
+	b := c.b
+	why := "enter the container's root directory, which is not the root of its mount namespace"
+	b.in(&b.prog.Before)
+	b.begin("rootfs", why)
+	root, _ := b.openat(n(cwd), "/proc/"+itoa(target.Pid)+"/root", unix.O_PATH|unix.O_DIRECTORY)
+	b.in(&b.prog.Child)
+	b.begin("rootfs", why)
+	b.do(unix.SYS_FCHDIR, slot(root))
+	b.do(unix.SYS_CHROOT, b.str("."))
 }
 
 // execTerminal makes a terminal in the devpts that the container has. What was

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"slices"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -63,14 +65,15 @@ func readNamespaces(list []specs.LinuxNamespace) (namespaces, error) {
 func (c *compiler) cloneFlags() {
 	b := c.b
 	flags := c.ns.fresh &^ unix.CLONE_NEWCGROUP
-	if len(c.spec.Linux.TimeOffsets) > 0 || c.ns.fresh&unix.CLONE_NEWTIME != 0 {
-		c.timeNamespace()
-		flags &^= unix.CLONE_NEWTIME
-	}
+	flags &^= unix.CLONE_NEWTIME
 	if c.opt.NetNS {
 		flags &^= unix.CLONE_NEWNET
 	}
-	b.prog.CloneFlags = flags
+	if c.forked() {
+		b.prog.ForkFlags = flags
+	} else {
+		b.prog.CloneFlags = flags
+	}
 	c.userNS = flags&unix.CLONE_NEWUSER != 0
 	if c.userNS {
 		b.prog.UIDMap, b.prog.GIDMap = idMap(c.spec.Linux.UIDMappings), idMap(c.spec.Linux.GIDMappings)
@@ -78,6 +81,34 @@ func (c *compiler) cloneFlags() {
 			b.fail(errorf("a user namespace needs uidMappings and gidMappings"))
 		}
 	}
+}
+
+// forked says whether the process is cloned twice: namespaces are made in the
+// user namespace in which their maker is, so one that is joined comes before
+// those that are new; and from a new one others cannot be joined. A new time
+// namespace is for children only. Only a process with one thread can do these, so
+// it is not the parent that does.
+func (c *compiler) forked() bool {
+	joinsUser := c.ns.join[unix.CLONE_NEWUSER] != ""
+	return c.ns.fresh&unix.CLONE_NEWTIME != 0 || joinsUser && c.ns.fresh&^unix.CLONE_NEWCGROUP != 0 || c.ns.fresh&unix.CLONE_NEWUSER != 0 && len(c.ns.join) > 0
+}
+
+// inUserNS says whether the process is in another user namespace than we are.
+func (c *compiler) inUserNS() bool { return c.userNS || c.ns.join[unix.CLONE_NEWUSER] != "" }
+
+// fork clones the process once more, into its new namespaces. Who was cloned
+// first tells the parent, and ends.
+func (c *compiler) fork() {
+	b := c.b
+	b.begin("clone", "from the namespaces that are joined: "+cloneWhy(b.prog.ForkFlags))
+	pidfd := b.words(0)
+	fork := b.do(int(program.Fork), n(b.prog.ForkFlags), n(pidfd)).tolerate(unix.ECHILD)
+	s := b.slot()
+	b.do(int(program.Load), n(pidfd), n(int(s)))
+	b.sendFile(program.SlotSync, 'P', s)
+	b.do(unix.SYS_EXIT_GROUP, n(0))
+	b.onSuccessSkipHere(fork)
+	b.await()
 }
 
 func idMap(list []specs.LinuxIDMapping) string {
@@ -88,14 +119,26 @@ func idMap(list []specs.LinuxIDMapping) string {
 	return s
 }
 
+// openTimeOffsets opens the file for the clocks' offsets while the host's /proc
+// is in reach, and with our rights.
+func (c *compiler) openTimeOffsets() int16 {
+	if c.ns.fresh&unix.CLONE_NEWTIME == 0 {
+		return program.None
+	}
+	c.b.begin("namespace", "open the offsets of the clocks")
+	f, _ := c.b.openat(n(cwd), "/proc/self/timens_offsets", unix.O_WRONLY)
+	return f
+}
+
 // timeNamespace: offsets can be written only while no process is in the
-// namespace, so the parent's thread unshares it for its children and writes
-// them before the clone (time_namespaces(7)).
-func (c *compiler) timeNamespace() {
+// namespace, so the process unshares it for its children and writes them before
+// it forks the one that runs the command (time_namespaces(7)). It is not the
+// parent that does so: whoever has more than one thread cannot go back.
+func (c *compiler) timeNamespace(file int16) {
+	if file == program.None {
+		return
+	}
 	b := c.b
-	b.prog.Pinned = true
-	b.in(&b.prog.Before)
-	defer b.in(&b.prog.Child)
 	b.begin("namespace", "make a time namespace for the child")
 	b.do(unix.SYS_UNSHARE, n(uint64(unix.CLONE_NEWTIME)))
 	for _, clock := range sortedKeys(c.spec.Linux.TimeOffsets) {
@@ -103,17 +146,18 @@ func (c *compiler) timeNamespace() {
 		if clock != "monotonic" && clock != "boottime" {
 			b.fail(errorf("timeOffsets: clock %q is neither monotonic nor boottime", clock))
 		}
-		text := clock + " " + i64toa(o.Secs) + " " + utoa(o.Nanosecs) + "\n"
 		b.begin("namespace", "shift the clock "+clock+" by "+i64toa(o.Secs)+" s")
-		f, _ := b.openat(n(cwd), "/proc/thread-self/timens_offsets", unix.O_WRONLY)
-		b.write(f, text)
-		b.close(f)
+		b.write(file, clock+" "+i64toa(o.Secs)+" "+utoa(o.Nanosecs)+"\n")
 	}
+	b.close(file)
 }
 
 // joinBefore enters namespaces that only children of a process can enter.
 func (c *compiler) joinBefore() {
 	b := c.b
+	if c.forked() {
+		return
+	}
 	if c.opt.NetNS && c.userNS {
 		// In the new user namespace there would be no right to join it.
 		c.aroundClone("network", unix.CLONE_NEWNET, "net", "that was set up for the container", func() int16 { return program.SlotNetNS })
@@ -150,18 +194,24 @@ func (c *compiler) joinInChild() {
 	b := c.b
 	opened := make(map[uint64]int16)
 	for _, t := range nsTypes {
-		if p := c.ns.join[t.flag]; p != "" && t.flag != unix.CLONE_NEWPID {
+		if p := c.ns.join[t.flag]; p != "" && (t.flag != unix.CLONE_NEWPID || c.forked()) {
 			b.begin("namespace", "join the "+string(t.name)+" namespace "+p)
 			opened[t.flag], _ = b.openat(n(cwd), p, unix.O_RDONLY)
 		}
 	}
-	for _, t := range nsTypes {
+	// With rights over all of them the user namespace comes last: those that do
+	// not belong to it could not be joined from there. Without, it gives them.
+	order := slices.Clone(nsTypes)
+	if !c.opt.Unprivileged {
+		order = append(order[1:], order[0])
+	}
+	for _, t := range order {
 		if s, ok := opened[t.flag]; ok {
 			b.begin("namespace", "join the "+string(t.name)+" namespace "+c.ns.join[t.flag]+": "+t.why)
 			b.do(unix.SYS_SETNS, slot(s), n(t.flag))
 		}
 	}
-	if c.opt.NetNS && !c.userNS {
+	if c.opt.NetNS && (!c.userNS || c.forked()) {
 		b.begin("namespace", "join the network namespace that was set up for it")
 		b.do(unix.SYS_SETNS, slot(program.SlotNetNS), n(unix.CLONE_NEWNET))
 	}

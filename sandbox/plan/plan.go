@@ -66,7 +66,10 @@ type Options struct {
 	// to the first process of a PID namespace before, and a Go program ends by them
 	// while its runtime begins, whatever is blocked.
 	SaysReady bool
-	Lenient   bool // leave limits out that the kernel does not have, with a warning, as Docker does
+	// Unprivileged: who runs the plan has no rights over namespaces, but those
+	// that a user namespace gives.
+	Unprivileged bool
+	Lenient      bool // leave limits out that the kernel does not have, with a warning, as Docker does
 
 	Layout  *cgroup.Layout  // the machine's control groups; nil to look
 	Filter  *seccomp.Filter // taken for spec.Linux.Seccomp, which may be nil then; nil to compile that
@@ -122,8 +125,8 @@ func Compile(spec *specs.Spec, opt Options) (*Plan, error) {
 	if err := c.refuse(); err != nil {
 		return nil, err
 	}
-	if c.ns.fresh&unix.CLONE_NEWNS == 0 {
-		return nil, errorf("a container needs a new mount namespace: %w", ErrUnsupported)
+	if err := c.checkMountNS(); err != nil {
+		return nil, err
 	}
 	c.cgroups()
 	c.cloneFlags()
@@ -160,13 +163,21 @@ func newCompiler(spec *specs.Spec, opt Options) (*compiler, error) {
 func (c *compiler) enter() {
 	b := c.b
 	b.begin("process", "start a session, and let nobody look into the process while it is set up")
-	b.do(unix.SYS_SETSID).tolerate(unix.EPERM)
+	if !c.forked() {
+		b.do(unix.SYS_SETSID).tolerate(unix.EPERM)
+	}
 	b.do(unix.SYS_PRCTL, n(unix.PR_SET_DUMPABLE), n(0), n(0), n(0), n(0))
 	b.do(unix.SYS_UMASK, n(0))
 	c.oomScore()
 	c.attachSelf()
 	c.anyCPU()
+	offsets := c.openTimeOffsets()
 	c.joinInChild()
+	if c.forked() {
+		c.timeNamespace(offsets)
+		c.fork()
+		b.do(unix.SYS_SETSID)
+	}
 	if c.ns.fresh&unix.CLONE_NEWCGROUP != 0 {
 		b.begin("namespace", "make a cgroup namespace, rooted at the container's own group")
 		b.do(unix.SYS_UNSHARE, n(uint64(unix.CLONE_NEWCGROUP)))
@@ -175,11 +186,34 @@ func (c *compiler) enter() {
 		c.takeRoot()
 		b.begin("user", "wait for the id maps, then become root in the user namespace")
 		b.await()
-		b.do(unix.SYS_SETRESGID, n(0), n(0), n(0))
-		b.do(unix.SYS_SETRESUID, n(0), n(0), n(0))
+		c.becomeRoot()
+	} else if c.inUserNS() {
+		b.begin("user", "become root in the user namespace")
+		c.becomeRoot()
 	}
 	c.loopback()
 	c.keyring()
+}
+
+// becomeRoot takes the ids of root in the user namespace, or where it has none
+// the first that it has: who has no id there can make no files. If even those are
+// not known, because the namespace is somebody else's, it stays as it is.
+func (c *compiler) becomeRoot() {
+	b, l := c.b, c.spec.Linux
+	uid, gid := firstID(l.UIDMappings), firstID(l.GIDMappings)
+	b.do(unix.SYS_SETRESGID, n(gid), n(gid), n(gid)).tolerate(unix.EINVAL)
+	b.do(unix.SYS_SETRESUID, n(uid), n(uid), n(uid)).tolerate(unix.EINVAL)
+}
+
+// firstID is the lowest id that a user namespace has; 0 where it is not known.
+func firstID(maps []specs.LinuxIDMapping) uint32 {
+	first := uint32(0)
+	for i, m := range maps {
+		if i == 0 || m.ContainerID < first {
+			first = m.ContainerID
+		}
+	}
+	return first
 }
 
 // fileSystems builds the tree that the container sees.

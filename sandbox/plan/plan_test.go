@@ -130,6 +130,16 @@ func TestExplain(t *testing.T) {
 			s.Linux.Seccomp.ListenerPath = "/run/agent"
 			s.Linux.Seccomp.Syscalls[0].Action = specs.ActNotify
 		}},
+		{"joinuser", func(s *specs.Spec, o *Options) {
+			s.Linux.Namespaces[4].Path = "/proc/1/ns/net"
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/1/ns/user"})
+		}},
+		{"userjoin", func(s *specs.Spec, o *Options) {
+			s.Linux.Namespaces[4].Path = "/proc/1/ns/net"
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 1000, HostID: 1000, Size: 10}}
+			s.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 1000, HostID: 2000, Size: 10}}
+		}},
 		{"time", func(s *specs.Spec, o *Options) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 100}, "monotonic": {Secs: -5, Nanosecs: 3}}
@@ -220,7 +230,11 @@ func TestRefusals(t *testing.T) {
 		{"CONTAINER-HOST-SIZE", func(s *specs.Spec) { s.Mounts[3].Options = append(s.Mounts[3].Options, "idmap=uids=0-1;gids=0-1-1") }},
 		{"both uids= and gids=", func(s *specs.Spec) { s.Mounts[3].Options = append(s.Mounts[3].Options, "ridmap=uids=0-1-1") }},
 		{"neither", func(s *specs.Spec) { s.Mounts[3].Options = append(s.Mounts[3].Options, "idmap=users=0-1-1") }},
-		{"clock", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"moon": {}} }},
+		{"time namespace", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {}} }},
+		{"clock", func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"moon": {}}
+		}},
 	} {
 		s := testSpec()
 		c.change(s)

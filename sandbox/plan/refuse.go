@@ -23,12 +23,13 @@ func (c *compiler) refuse() error {
 		{l.MountLabel != "", "linux.mountLabel"},
 		{p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined", "process.apparmorProfile"},
 		{p.SelinuxLabel != "", "process.selinuxLabel"},
-		{c.ns.join[unix.CLONE_NEWNS] != "", "a mount namespace by path"},
-		{c.ns.join[unix.CLONE_NEWUSER] != "" && c.ns.fresh&^unix.CLONE_NEWNS != 0, "a user namespace by path beside new namespaces"},
 	} {
 		if r.asked {
 			return errorf("%s: %w", r.what, ErrUnsupported)
 		}
+	}
+	if len(l.TimeOffsets) > 0 && c.ns.fresh&unix.CLONE_NEWTIME == 0 {
+		return errorf("timeOffsets need a time namespace that is new")
 	}
 	if err := c.checkNetDevices(); err != nil {
 		return err
@@ -40,6 +41,31 @@ func (c *compiler) refuse() error {
 	}
 	if (s.Hostname != "" || s.Domainname != "") && c.ns.fresh&unix.CLONE_NEWUTS == 0 && c.ns.join[unix.CLONE_NEWUTS] == "" {
 		return errorf("a host name needs a uts namespace of its own")
+	}
+	return nil
+}
+
+// checkMountNS: what is mounted for the container must not be mounted for us.
+func (c *compiler) checkMountNS() error {
+	path := c.ns.join[unix.CLONE_NEWNS]
+	if c.ns.fresh&unix.CLONE_NEWNS != 0 {
+		return nil
+	}
+	if path == "" {
+		return errorf("a container needs a mount namespace of its own: %w", ErrUnsupported)
+	}
+	if c.opt.Root != nil && c.opt.Root.FSType != "" {
+		return errorf("a mount namespace by path with a file system of its own: %w", ErrUnsupported)
+	}
+	var own, other unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/mnt", &own); err != nil {
+		return errorf("look at the own mount namespace: %w", err)
+	}
+	if err := unix.Stat(path, &other); err != nil {
+		return errorf("mount namespace %s: %w", path, err)
+	}
+	if own.Dev == other.Dev && own.Ino == other.Ino {
+		return errorf("mount namespace %s is the runtime's own: the container's mounts would be the host's", path)
 	}
 	return nil
 }

@@ -28,6 +28,9 @@ func (c *compiler) propagate() {
 		}
 		flags = v | unix.MS_REC
 	}
+	if c.ns.fresh&unix.CLONE_NEWNS == 0 {
+		return // the namespace is somebody else's, as it is
+	}
 	b.begin("propagation", "keep mounts made here from showing on the host")
 	b.do(unix.SYS_MOUNT, b.str(""), b.str("/"), n(0), n(flags), n(0))
 }
@@ -40,7 +43,15 @@ func (c *compiler) mountRoot() {
 	if root == nil {
 		root = &Root{Path: c.spec.Root.Path}
 	}
+	shared := c.ns.fresh&unix.CLONE_NEWNS == 0
 	switch {
+	case shared && filepath.Clean(root.Path) == "/":
+		b.begin("rootfs", "take the root of the mount namespace as root file system")
+		c.root, _ = b.openat(n(cwd), "/", unix.O_PATH|unix.O_DIRECTORY)
+		return
+	case root.FSType != "" && c.inUserNS() && !c.userNS:
+		b.fail(errorf("a root file system of layers in a user namespace by path: %w", ErrUnsupported))
+		return
 	case root.FSType != "" && c.userNS:
 		c.mappedRoot(root)
 	case root.Data != "":
@@ -58,8 +69,9 @@ func (c *compiler) mountRoot() {
 		b.setAttr(c.root, 0, 0, unix.MS_PRIVATE, true)
 	}
 	over := "/"
-	if c.hooksInside() && root.FSType == "" {
-		// Hooks find their programs at the host's "/", which stays in sight so.
+	if shared || c.hooksInside() && root.FSType == "" {
+		// Hooks find their programs at the host's "/", which stays in sight so;
+		// and so do others in a namespace that is not ours alone.
 		over = root.Path
 	}
 	top := b.slot()
@@ -195,7 +207,7 @@ func (c *compiler) pivot() {
 	b := c.b
 	b.begin("pivot", "make it the root directory, and detach the host's")
 	b.do(unix.SYS_FCHDIR, slot(c.root))
-	if c.opt.NoPivot {
+	if c.opt.NoPivot || c.ns.fresh&unix.CLONE_NEWNS == 0 {
 		b.do(unix.SYS_CHROOT, b.str("."))
 		return
 	}
@@ -342,7 +354,7 @@ func (c *compiler) mapNewFS(m *specs.Mount, o mountOpts, fs int16) error {
 	if !o.idmap.asked {
 		return nil
 	}
-	if c.userNS {
+	if c.inUserNS() {
 		return errorf("a new file system in a user namespace has its ids already")
 	}
 	userns, err := c.idmapNamespace(o.idmap)
@@ -371,10 +383,11 @@ func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 			return err
 		}
 	}
-	before := c.userNS || o.idmap.asked
+	before := c.inUserNS() || o.idmap.asked || c.ns.fresh&unix.CLONE_NEWNS == 0
 	if before {
 		// The root of the namespace may have no way to the source, and no right
-		// to map its ids: the parent takes it, before the clone.
+		// to map its ids; in another mount namespace it may not be there at all.
+		// The parent takes it, before the clone.
 		b.in(&b.prog.Before)
 	}
 	b.begin("mount", "show "+source+" at "+m.Destination)

@@ -30,7 +30,7 @@ var shapes = map[int]struct{ name, args string }{
 	unix.SYS_DUP: {"dup", "i"}, unix.SYS_DUP3: {"dup3", "dix"}, unix.SYS_CLOSE_RANGE: {"close_range", "ixx"}, unix.SYS_KEYCTL: {"keyctl", "is"},
 	unix.SYS_PRLIMIT64: {"prlimit64", "iiss"}, unix.SYS_SCHED_SETATTR: {"sched_setattr", "isx"}, unix.SYS_IOPRIO_SET: {"ioprio_set", "iix"},
 	unix.SYS_SCHED_SETAFFINITY: {"sched_setaffinity", "iis"}, unix.SYS_SCHED_GETAFFINITY: {"sched_getaffinity", "iis"}, unix.SYS_SET_MEMPOLICY: {"set_mempolicy", "xsi"},
-	unix.SYS_PERSONALITY: {"personality", "x"}, unix.SYS_FACCESSAT2: {"faccessat2", "dsxx"},
+	unix.SYS_EXIT_GROUP: {"exit_group", "i"}, unix.SYS_PERSONALITY: {"personality", "x"}, unix.SYS_FACCESSAT2: {"faccessat2", "dsxx"},
 }
 
 var cloneNames = map[uint64]string{
