@@ -158,7 +158,11 @@ func (s *Store) writeIndexLocked(entries []entry) error {
 	if err != nil {
 		return fmt.Errorf("encode image index: %w", err)
 	}
-	return replaceFile(s.indexPath(), append(b, '\n'))
+	if err := replaceFile(s.indexPath(), append(b, '\n')); err != nil {
+		return err
+	}
+	s.keepReserve()
+	return nil
 }
 
 // setName points a name at an image. An image that loses its last name keeps

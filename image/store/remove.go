@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -56,8 +57,9 @@ func (s *Store) Tag(ctx context.Context, ref, name string) error {
 
 // Remove removes a name, or an image with all its names, as `docker rmi` does:
 // a name of several is only untagged; the last one takes the image along. An
-// image that containers use is kept, unless force is set and none runs; then
-// its layers stay until those containers are gone.
+// image that containers use is kept. With force it goes if none of them runs, and
+// its layers stay until those containers are gone; if one does, and ref is a name,
+// the image only loses that.
 //
 // Errors: image.ErrNotFound, image.ErrAmbiguous, ErrInUse.
 func (s *Store) Remove(ctx context.Context, ref string, force bool) ([]Removed, error) {
@@ -67,7 +69,7 @@ func (s *Store) Remove(ctx context.Context, ref string, force bool) ([]Removed, 
 	}
 	var out []Removed
 	var layers map[digest.Digest][]digest.Digest
-	err = s.updateIndex(ctx, func(entries []entry) ([]entry, error) {
+	remove := func(entries []entry) ([]entry, error) {
 		e, err := find(entries, ref)
 		if err != nil {
 			return nil, err
@@ -76,11 +78,16 @@ func (s *Store) Remove(ctx context.Context, ref string, force bool) ([]Removed, 
 		left, err := r.apply(entries, e)
 		out, layers = r.out, r.layers
 		return left, err
-	})
-	if err != nil {
+	}
+	if err := s.withReserve(func() error { return s.updateIndex(ctx, remove) }); err != nil {
 		return nil, err
 	}
-	return s.collectRemoved(ctx, out, layers)
+	err = s.withReserve(func() (err error) {
+		out, err = s.collectRemoved(ctx, out, layers)
+		return err
+	})
+	s.keepReserve()
+	return out, err
 }
 
 func (s *Store) users(ctx context.Context) ([]User, error) {
@@ -155,6 +162,9 @@ func (r *removal) apply(entries []entry, e entry) ([]entry, error) {
 		return nil, fmt.Errorf("remove image %s: %w: it is referenced in multiple repositories (%s); remove the names one by one, or use force", r.ref, ErrInUse, strings.Join(repos(names), ", "))
 	}
 	if err := r.checkUsers(id); err != nil {
+		if byName && r.force {
+			return r.unname(entries, e, same, names, sources), nil
+		}
 		return nil, err
 	}
 	return r.removeAll(entries, e, id, same, names, sources), nil
@@ -218,17 +228,23 @@ func (r *removal) checkUsers(id digest.Digest) error {
 	return nil
 }
 
-func (r *removal) removeAll(entries []entry, e entry, id digest.Digest, same func(entry) bool, names, sources []string) []entry {
-	for _, n := range names {
+// unname takes the last name from an image, and the digests by which it was pulled.
+func (r *removal) unname(entries []entry, e entry, same func(entry) bool, names, sources []string) []entry {
+	r.tellUntagged(names, sources)
+	out := slices.DeleteFunc(slices.Clone(entries), same)
+	e.name, e.source = "", ""
+	return append(out, e)
+}
+
+// tellUntagged adds a line for each name and each digest.
+func (r *removal) tellUntagged(names, sources []string) {
+	for _, n := range slices.Concat(names, slices.Compact(slices.Sorted(slices.Values(sources)))) {
 		r.out = append(r.out, Removed{Untagged: image.Familiar(n)})
 	}
-	told := make(map[string]bool)
-	for _, n := range sources {
-		if !told[n] {
-			told[n] = true
-			r.out = append(r.out, Removed{Untagged: image.Familiar(n)})
-		}
-	}
+}
+
+func (r *removal) removeAll(entries []entry, e entry, id digest.Digest, same func(entry) bool, names, sources []string) []entry {
+	r.tellUntagged(names, sources)
 	if id == "" {
 		id = e.desc.Digest
 	}
@@ -265,7 +281,8 @@ func (s *Store) Prune(ctx context.Context, all bool, filter func(image.Image) bo
 	}
 	var out []Removed
 	layers := make(map[digest.Digest][]digest.Digest)
-	err = s.updateIndex(ctx, func(entries []entry) ([]entry, error) {
+	remove := func(entries []entry) ([]entry, error) {
+		out = nil
 		for _, img := range images {
 			if used[img.ID] || (len(img.Names) > 0 && !all) || (filter != nil && !filter(img)) {
 				continue
@@ -284,10 +301,15 @@ func (s *Store) Prune(ctx context.Context, all bool, filter func(image.Image) bo
 			out = append(out, r.out...)
 		}
 		return entries, nil
-	})
-	if err != nil {
+	}
+	if err := s.withReserve(func() error { return s.updateIndex(ctx, remove) }); err != nil {
 		return nil, 0, err
 	}
-	c, err := s.GC(ctx)
+	var c Collected
+	err = s.withReserve(func() (err error) {
+		c, err = s.GC(ctx)
+		return err
+	})
+	s.keepReserve()
 	return out, c.Bytes, err
 }

@@ -199,10 +199,19 @@ func TestRemoveUsed(t *testing.T) {
 	img := add(t, s, sample(t, "one"), "", full)
 	u := store.User{Container: "box", Image: img.ID, Layers: img.LowerDirs(), Running: true}
 	s.Users = func(context.Context) ([]store.User, error) { return []store.User{u}, nil }
-	for _, force := range []bool{false, true} {
-		if _, err := s.Remove(ctx, "one", force); !errors.Is(err, store.ErrInUse) || !strings.Contains(err.Error(), "box") {
-			t.Errorf("running, force %v: %v", force, err)
+	for ref, force := range map[string]bool{"one": false, string(img.ID): true} {
+		if _, err := s.Remove(ctx, ref, force); !errors.Is(err, store.ErrInUse) || !strings.Contains(err.Error(), "box") {
+			t.Errorf("running, %s, force %v: %v", ref, force, err)
 		}
+	}
+	if r, err := s.Remove(ctx, "one", true); err != nil || lines(r) != "Untagged: one:latest" {
+		t.Errorf("running, its name, forced: %q %v", lines(r), err)
+	}
+	if list, err := s.List(); err != nil || len(list) != 1 || len(list[0].Names) != 0 {
+		t.Errorf("untagged while it is used: %v %v", list, err)
+	}
+	if err := s.Tag(ctx, string(img.ID), "one"); err != nil {
+		t.Fatal(err)
 	}
 	u.Running = false
 	if _, err := s.Remove(ctx, "one", false); !errors.Is(err, store.ErrInUse) {

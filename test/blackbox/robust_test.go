@@ -194,6 +194,70 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestRemoveOnAFullDisk fills the engine's disk to the last byte: an image can be
+// removed all the same, and then there is room.
+func TestRemoveOnAFullDisk(t *testing.T) {
+	testenv.Root(t)
+	vivOnly(t, "needs an engine on a disk of its own")
+	e := testenv.Engine(t)
+	if err := syscall.Mount("tmpfs", e.Root, "tmpfs", 0, "size=16m"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Unmount(e.Root, 0); err != nil {
+			t.Errorf("unmount the small disk: %v", err)
+		}
+	}()
+	e.Import("busybox", box)
+	other := e.Load("layered")
+	fill, err := os.Create(filepath.Join(e.Root, "fill"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fill.Close()
+	for _, piece := range []int{1 << 16, 1 << 10, 1} {
+		for block := make([]byte, piece); err == nil; {
+			_, err = fill.Write(block)
+		}
+		err = nil
+	}
+	fails(t, e.Viv("tag", box, "more"), 1, "no space left")
+	fails(t, e.Viv("run", "--rm", box, "true"), 125, "no space left")
+	for _, ref := range []string{other, box} {
+		if res := e.Viv("rmi", ref); res.Code != 0 || !strings.Contains(res.Stdout, "Untagged: ") || !strings.Contains(res.Stdout, "Deleted: ") {
+			t.Errorf("rmi on a full disk: %v", res)
+		}
+	}
+	e.Import("busybox", box)
+	want(t, e.Viv("run", "--rm", box, "echo", "room"), 0, "room\n")
+	if res := e.Viv("system", "check"); res.Code != 0 || res.Stdout != "all is well\n" {
+		t.Errorf("%v", res)
+	}
+}
+
+// TestRemoveUsedImage takes images from containers.
+func TestRemoveUsedImage(t *testing.T) {
+	e := newBox(t)
+	rootfs := testenv.Image(t, "busybox").Rootfs
+	id := e.MustViv("import", "-c", "LABEL used=yes", rootfs, "used:v1")
+	short := strings.TrimPrefix(id, "sha256:")[:12]
+	running := detached(t, e, "--network", "none", "used:v1", "sleep", "1000")
+	fails(t, e.Viv("rmi", "used:v1"), 1, "used:v1", "container")
+	fails(t, e.Viv("rmi", short), 1, short, "running container")
+	fails(t, e.Viv("rmi", "-f", short), 1, short, "running container")
+	want(t, e.Viv("rmi", "-f", "used:v1"), 0, "Untagged: used:v1\n")
+	want(t, e.Viv("images", "--filter", "label=used", "--format", "{{.Repository}} {{.ID}}"), 0, "<none> "+short+"\n")
+	want(t, e.Viv("exec", running, "echo", "alive"), 0, "alive\n")
+	want(t, e.Viv("restart", "-t", "0", running), 0, running+"\n")
+	want(t, e.Viv("ps", "--no-trunc", "--format", "{{.ID}}", "--filter", "ancestor="+short), 0, running+"\n")
+	e.MustViv("kill", running)
+	fails(t, e.Viv("rmi", short), 1, short, "stopped container")
+	e.MustViv("rm", running)
+	if res := e.Viv("rmi", short); res.Code != 0 || !strings.Contains(res.Stdout, "Deleted: "+id) {
+		t.Errorf("rmi of what nobody uses: %v", res)
+	}
+}
+
 func TestCorruptArchives(t *testing.T) {
 	testenv.Root(t)
 	vivOnly(t, "is about the words and the store")
