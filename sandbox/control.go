@@ -338,7 +338,7 @@ func (r *Runtime) destroyLocked(o *opened) error {
 			return err
 		}
 	}
-	if err := removeGroups(o.rec); err != nil {
+	if err := errors.Join(stopScope(o.rec), removeGroups(o.rec)); err != nil {
 		return err
 	}
 	if o.rec.Hooks {
@@ -425,6 +425,11 @@ func (r *Runtime) Update(id string, res *specs.LinuxResources) error {
 	layout, err := cgroup.Detect()
 	if err != nil {
 		return err
+	}
+	if o.rec.SystemdUnit != "" {
+		if err := updateScope(o.rec, res, layout.Mode() == cgroup.V2); err != nil {
+			return err
+		}
 	}
 	warnings, err := cgroup.Update(layout, o.rec.CgroupPath, res, cgroup.Options{})
 	for _, w := range warnings {

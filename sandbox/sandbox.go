@@ -24,6 +24,7 @@ import (
 	"vivarium/sandbox/plan"
 	"vivarium/sandbox/spawn"
 	"vivarium/sandbox/state"
+	"vivarium/sandbox/systemd"
 )
 
 // Errors that callers of runtimes look for, in runc's words.
@@ -47,6 +48,8 @@ type Runtime struct {
 	Store state.Store
 	// Warn takes what went wrong without being an error; nil to drop it.
 	Warn func(string)
+	// Systemd lets systemd make the control groups of new containers.
+	Systemd bool
 }
 
 func (r *Runtime) warn(msg string) {
@@ -116,6 +119,7 @@ type launch struct {
 	rec  *state.State
 	proc *spawn.Process
 	out  Process
+	unit *systemd.Unit // in which systemd keeps the container; nil without it
 
 	devices  *netdevice.Moved // that the process has got
 	requests int              // of the process, that are still to come
@@ -206,6 +210,11 @@ func checkTerminal(terminal, detached bool, socket string) error {
 // record compiles the plan and writes down what it will make.
 func (l *launch) record(hold bool) error {
 	id := l.dir.ID
+	if l.r.Systemd {
+		if err := l.nameScope(); err != nil {
+			return err
+		}
+	}
 	if l.spec.Linux.CgroupsPath == "" {
 		l.spec.Linux.CgroupsPath = "/viv/" + id
 	}
@@ -232,6 +241,9 @@ func (l *launch) record(hold bool) error {
 	l.rec = &state.State{OCIVersion: specs.Version, ID: id, Bundle: l.opt.Bundle, Rootfs: root,
 		Created: time.Now().UTC(), Annotations: l.spec.Annotations,
 		CgroupPath: l.spec.Linux.CgroupsPath, Cgroups: groups.Handle, SharedPids: sharedPids(l.spec), Held: hold, Hooks: hasHooks(l.spec)}
+	if l.unit != nil {
+		l.rec.SystemdSlice, l.rec.SystemdUnit = l.unit.Slice, l.unit.Name
+	}
 	if err := l.dir.WriteSpecLocked(l.raw); err != nil {
 		return err
 	}
@@ -275,8 +287,12 @@ func refuseUsed(h handle.Handle) error {
 // start runs the plan until the process waits for start, or runs the command.
 func (l *launch) start(hold bool) error {
 	args := l.spec.Process.Args
-	var err error
+	release, err := l.makeScope()
+	if err != nil {
+		return err
+	}
 	l.proc, err = spawn.Start(l.plan.Program(), spawn.Options{Stdin: 0, Stdout: 1, Stderr: 2, NetNS: -1, PidFD: -1})
+	release()
 	if err != nil {
 		return explain(err, args)
 	}
@@ -437,7 +453,7 @@ func (l *launch) abort() error {
 		l.proc.Abandon()
 	}
 	if l.rec != nil {
-		if err := removeGroups(l.rec); err != nil {
+		if err := errors.Join(stopScope(l.rec), removeGroups(l.rec)); err != nil {
 			return err // the record stays: delete finds what is left
 		}
 		l.r.poststopHooks(l.spec, l.rec)

@@ -33,7 +33,6 @@ type command struct {
 type app struct {
 	log     logger
 	runtime sandbox.Runtime
-	systemd bool
 }
 
 // exitError is an error with an exit code of its own.
@@ -72,7 +71,7 @@ func (a *app) global(args []string) (rest []string, code int, done bool) {
 		text("log", "", &a.log.path, "file to write logs to (default: standard error)"),
 		text("log-format", "", &logFormat, "format of logs: text or json"),
 		flag("debug", "", &a.log.debug, "log more"),
-		flag("systemd-cgroup", "", &a.systemd, "let systemd make the control groups (not supported)"),
+		flag("systemd-cgroup", "", &a.runtime.Systemd, "let systemd make the control groups; cgroupsPath is slice:prefix:name"),
 		text("rootless", "", &rootless, "ignore cgroup permission errors: true, false or auto"),
 		text("criu", "", &ignored, "accepted, and of no effect"),
 		flag("version", "v", &showVersion, "print the version"),

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,9 +26,6 @@ func launchOptions(o *sandbox.Options) []option {
 
 // finish makes paths absolute and checks the descriptors to be passed on.
 func (a *app) finish(o *sandbox.Options) error {
-	if a.systemd {
-		return errors.New("--systemd-cgroup is not supported: use the cgroupfs manager of the calling engine")
-	}
 	dir := o.Bundle
 	if dir == "" {
 		dir = "."

@@ -47,7 +47,7 @@ func describe() (*features.Features, error) {
 		Linux: &features.Linux{
 			Namespaces:      plan.NamespaceNames(),
 			Capabilities:    capability.All(last).Names(),
-			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &no},
+			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &yes, Rdma: &no},
 			Seccomp:         describeSeccomp(),
 			Apparmor:        &features.Apparmor{Enabled: &no},
 			Selinux:         &features.Selinux{Enabled: &no},

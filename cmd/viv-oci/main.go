@@ -1,6 +1,15 @@
 // Command viv-oci is the OCI runtime.
 package main
 
-import "os"
+import (
+	"os"
 
-func main() { os.Exit(cli(os.Args[1:])) }
+	"vivarium/sandbox"
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == sandbox.HoldScope {
+		os.Exit(sandbox.Placeholder())
+	}
+	os.Exit(cli(os.Args[1:]))
+}

@@ -39,6 +39,9 @@ type State struct {
 
 	CgroupPath string        `json:"cgroupPath"`
 	Cgroups    handle.Handle `json:"cgroups"`
+	// SystemdSlice and SystemdUnit name the unit that systemd keeps the groups for.
+	SystemdSlice string `json:"systemdSlice,omitempty"`
+	SystemdUnit  string `json:"systemdUnit,omitempty"`
 	// SharedPids: the container has no pid namespace of its own, so its
 	// processes do not end with the first.
 	SharedPids bool `json:"sharedPids,omitempty"`
