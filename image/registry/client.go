@@ -89,25 +89,30 @@ func newClient(ctx context.Context, ref image.Reference, keys authn.Keychain, in
 		return nil, fmt.Errorf("registry name %q: %w", ref.Domain, err)
 	}
 	c := &client{ref: ref, reg: reg, limits: limits.withDefaults()}
-	c.base = &http.Transport{
+	c.base = newTransport(c.limits, insecure)
+	if err := c.authenticate(ctx, keys, insecure || isLoopback(ref.Domain)); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// newTransport is the transport below all others: one request, with bounds.
+func newTransport(limits Limits, insecure bool) *http.Transport {
+	return &http.Transport{
 		Proxy:       http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{Timeout: c.limits.Connect, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext: (&net.Dialer{Timeout: limits.Connect, KeepAlive: 30 * time.Second}).DialContext,
 		// HTTP/2 would send all layers through one connection and one window.
 		TLSNextProto:          map[string]func(string, *tls.Conn) http.RoundTripper{},
 		TLSClientConfig:       &tls.Config{InsecureSkipVerify: insecure}, //nolint:gosec // asked for by --insecure
-		TLSHandshakeTimeout:   c.limits.Connect,
-		ResponseHeaderTimeout: c.limits.Response,
+		TLSHandshakeTimeout:   limits.Connect,
+		ResponseHeaderTimeout: limits.Response,
 		MaxIdleConnsPerHost:   maxParallel,
 		IdleConnTimeout:       30 * time.Second,
 		ReadBufferSize:        64 << 10,
 		// A layer must arrive as it is stored.
 		DisableCompression: true,
 	}
-	if err := c.authenticate(ctx, keys, insecure || isLoopback(ref.Domain)); err != nil {
-		c.close()
-		return nil, err
-	}
-	return c, nil
 }
 
 func (c *client) close() { c.base.CloseIdleConnections() }
@@ -334,7 +339,7 @@ func (c *client) explainStatus(doing string, te *transport.Error) error {
 	}
 	switch te.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Errorf("%s: %w: registry %s does not show %s (%s); it does not exist, or needs credentials in ~/.docker/config.json", doing, ErrDenied, host, repo, detail)
+		return fmt.Errorf("%s: %w: registry %s does not show %s (%s); it does not exist, or needs credentials (viv login)", doing, ErrDenied, host, repo, detail)
 	case http.StatusNotFound:
 		return fmt.Errorf("%s: %w: registry %s has no %s (%s)", doing, ErrNotFound, host, repo, detail)
 	case http.StatusTooManyRequests:
