@@ -341,6 +341,9 @@ func (r *Runtime) destroyLocked(o *opened) error {
 	if err := errors.Join(stopScope(o.rec), removeGroups(o.rec)); err != nil {
 		return err
 	}
+	if err := unmountRoot(o.rec); err != nil {
+		return err
+	}
 	if o.rec.Hooks {
 		spec, err := o.spec()
 		if err != nil {

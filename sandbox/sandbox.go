@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -244,6 +245,11 @@ func (l *launch) record(hold bool) error {
 	if l.unit != nil {
 		l.rec.SystemdSlice, l.rec.SystemdUnit = l.unit.Slice, l.unit.Name
 	}
+	if !hasNamespace(l.spec, specs.MountNamespace) {
+		if l.rec.RootMount, err = mountAt(root); err != nil {
+			return err
+		}
+	}
 	if err := l.dir.WriteSpecLocked(l.raw); err != nil {
 		return err
 	}
@@ -456,6 +462,9 @@ func (l *launch) abort() error {
 		if err := errors.Join(stopScope(l.rec), removeGroups(l.rec)); err != nil {
 			return err // the record stays: delete finds what is left
 		}
+		if err := unmountRoot(l.rec); err != nil {
+			return err
+		}
 		l.r.poststopHooks(l.spec, l.rec)
 	}
 	return l.dir.RemoveLocked()
@@ -470,6 +479,38 @@ func (l *launch) close() {
 		l.proc.Close()
 	}
 	l.dir.Close()
+}
+
+func hasNamespace(s *specs.Spec, kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+}
+
+// mountAt gives the ID of the mount at a path (statx(2), STATX_MNT_ID, Linux 5.8).
+func mountAt(path string) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, fmt.Errorf("look at the mount of %s: %w", path, err)
+	}
+	return st.Mnt_id, nil
+}
+
+// unmountRoot takes away the mounts of a container without a mount namespace, which
+// all lie on its root directory.
+func unmountRoot(rec *state.State) error {
+	if rec.RootMount == 0 {
+		return nil
+	}
+	now, err := mountAt(rec.Rootfs)
+	if errors.Is(err, os.ErrNotExist) || err == nil && now == rec.RootMount {
+		return nil // gone with the directory, or never made
+	}
+	if err == nil {
+		err = unix.Unmount(rec.Rootfs, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+	if err != nil {
+		return fmt.Errorf("unmount the container's root file system %s: %w", rec.Rootfs, err)
+	}
+	return nil
 }
 
 // removeGroups ends what runs in a container's groups, and removes them.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -546,4 +547,55 @@ func TestFrozenIsKilled(t *testing.T) {
 	b.must("delete", "--force", b.id)
 	b.reap(pid)
 	b.pids = nil
+}
+
+// TestNoMountNamespace: what is mounted for a container without a mount namespace
+// lies on its root directory, in the one of the runtime, until it is deleted.
+func TestNoMountNamespace(t *testing.T) {
+	if reference != "" {
+		t.Skip("runc leaves the mounts")
+	}
+	b := newBox(t, "sleep", "1000")
+	b.spec.Linux.Namespaces = slices.DeleteFunc(b.spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace })
+	b.save()
+	ns := func(pid string) string {
+		link, err := os.Readlink("/proc/" + pid + "/ns/mnt")
+		must(t, err)
+		return link
+	}
+	pid := b.create()
+	b.must("start", b.id)
+	if ns(strconv.Itoa(pid)) != ns("self") {
+		t.Error("it has a mount namespace of its own")
+	}
+	if out := b.must("exec", b.id, "sh", "-c", "pwd; ls /proc/self/root/; cat /proc/1/cmdline"); !strings.HasPrefix(out, "/\nbin\n") || !strings.Contains(out, "sleep") {
+		t.Errorf("exec shows %q", out)
+	}
+	mounts := func() bool {
+		text, err := os.ReadFile("/proc/self/mountinfo")
+		must(t, err)
+		return strings.Contains(string(text), b.bundle)
+	}
+	if !mounts() {
+		t.Error("nothing is mounted on its root directory")
+	}
+	b.must("delete", "--force", b.id)
+	b.reap(pid)
+	if mounts() {
+		t.Error("its mounts are left")
+	}
+	// One whose creation fails leaves none either.
+	b.spec.Process.Args = []string{"/none"}
+	b.save()
+	if r := b.cmd("create", "--bundle", b.bundle, b.id); r.code == 0 {
+		t.Error("a command that is missing was created")
+	}
+	if mounts() {
+		t.Error("the mounts of a failed create are left")
+	}
+	b.spec.Root.Path = "/"
+	b.save()
+	if r := b.cmd("create", "--bundle", b.bundle, b.id); r.code == 0 || !strings.Contains(r.err, "mount namespace of its own") {
+		t.Errorf("on the machine's root directory: exit code %d, %s", r.code, r.err)
+	}
 }

@@ -86,10 +86,10 @@ func (c *compiler) execNamespaces() {
 	c.keyring()
 }
 
-// execRoot enters the root directory of a container that was given a mount
-// namespace: it is not the root of that namespace.
+// execRoot enters the root directory of a container that has no mount namespace of
+// its own: it is not the root of that namespace.
 func (c *compiler) execRoot(target ExecTarget) {
-	if c.ns.join[unix.CLONE_NEWNS] == "" {
+	if c.ns.fresh&unix.CLONE_NEWNS != 0 {
 		return
 	}
 	b := c.b

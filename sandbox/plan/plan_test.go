@@ -189,7 +189,10 @@ func TestRefusals(t *testing.T) {
 		{"linux", func(s *specs.Spec) { s.Linux = nil }},
 		{"root", func(s *specs.Spec) { s.Root = nil }},
 		{"process.args", func(s *specs.Spec) { s.Process.Args = nil }},
-		{"mount namespace", func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }},
+		{"mount namespace", func(s *specs.Spec) {
+			s.Linux.Namespaces = s.Linux.Namespaces[1:]
+			s.Root.Path = "/"
+		}},
 		{"twice", func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, s.Linux.Namespaces[0]) }},
 		{"not known", func(s *specs.Spec) { s.Linux.Namespaces[0].Type = "moon" }},
 		{"intelRdt", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }},

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -45,14 +46,19 @@ func (c *compiler) refuse() error {
 	return nil
 }
 
-// checkMountNS: what is mounted for the container must not be mounted for us.
+// checkMountNS: without a mount namespace of its own the container's mounts are
+// somebody else's too. Without any they are ours, and lie on its root directory.
 func (c *compiler) checkMountNS() error {
 	path := c.ns.join[unix.CLONE_NEWNS]
 	if c.ns.fresh&unix.CLONE_NEWNS != 0 {
 		return nil
 	}
 	if path == "" {
-		return errorf("a container needs a mount namespace of its own: %w", ErrUnsupported)
+		layers := c.opt.Root != nil && c.opt.Root.FSType != ""
+		if layers || c.inUserNS() || c.rootPath() == "/" {
+			return errorf("a container with layers, with a user namespace, or on the machine's root directory needs a mount namespace of its own: %w", ErrUnsupported)
+		}
+		return nil
 	}
 	if c.opt.Root != nil && c.opt.Root.FSType != "" {
 		return errorf("a mount namespace by path with a file system of its own: %w", ErrUnsupported)
@@ -68,6 +74,14 @@ func (c *compiler) checkMountNS() error {
 		return errorf("mount namespace %s is the runtime's own: the container's mounts would be the host's", path)
 	}
 	return nil
+}
+
+// rootPath is the directory that becomes the root.
+func (c *compiler) rootPath() string {
+	if c.opt.Root != nil {
+		return filepath.Clean(c.opt.Root.Path)
+	}
+	return filepath.Clean(c.spec.Root.Path)
 }
 
 // checkNetDevices: a device can only be moved to a namespace that is not ours.

@@ -45,6 +45,9 @@ type State struct {
 	// SharedPids: the container has no pid namespace of its own, so its
 	// processes do not end with the first.
 	SharedPids bool `json:"sharedPids,omitempty"`
+	// RootMount is what was mounted at Rootfs before, where the container has no
+	// mount namespace at all: what lies there now and is not that is its own.
+	RootMount uint64 `json:"rootMount,omitempty"`
 	// Hooks: the spec has hooks that start and delete have to run.
 	Hooks bool `json:"hooks,omitempty"`
 	// Held: the process waits at the FIFO until start.
