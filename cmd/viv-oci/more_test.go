@@ -599,3 +599,17 @@ func TestNoMountNamespace(t *testing.T) {
 		t.Errorf("on the machine's root directory: exit code %d, %s", r.code, r.err)
 	}
 }
+
+// TestMountLabel: without SELinux there are no labels, and nothing to refuse.
+func TestMountLabel(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/selinux"); err == nil {
+		t.Skip("this kernel has SELinux")
+	}
+	if reference != "" {
+		t.Skip("runc 1.1 hands the label to the kernel, which refuses it")
+	}
+	b := newBox(t, "true")
+	b.spec.Linux.MountLabel = "system_u:object_r:svirt_sandbox_file_t:s0:c1,c2"
+	b.save()
+	b.must("run", "-b", b.bundle, b.id)
+}

@@ -21,7 +21,7 @@ func (c *compiler) refuse() error {
 		{!c.opt.Hooks && s.Hooks != nil && len(s.Hooks.Prestart)+len(s.Hooks.CreateRuntime)+len(s.Hooks.CreateContainer)+len(s.Hooks.StartContainer)+len(s.Hooks.Poststart)+len(s.Hooks.Poststop) > 0, "hooks"},
 		{s.Solaris != nil || s.Windows != nil || s.VM != nil || s.ZOS != nil || s.FreeBSD != nil, "a platform other than linux"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
-		{l.MountLabel != "", "linux.mountLabel"},
+		{l.MountLabel != "" && hasSELinux(), "linux.mountLabel"},
 		{p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined", "process.apparmorProfile"},
 		{p.SelinuxLabel != "", "process.selinuxLabel"},
 	} {
@@ -45,6 +45,11 @@ func (c *compiler) refuse() error {
 	}
 	return nil
 }
+
+// hasSELinux says whether the kernel labels files. Where it does not, there are no
+// labels that a mount could be told to show: linux.mountLabel says nothing then, as
+// for crun. SELinux makes the directory when it starts.
+func hasSELinux() bool { return unix.Access("/sys/fs/selinux", unix.F_OK) == nil }
 
 // checkMountNS: without a mount namespace of its own the container's mounts are
 // somebody else's too. Without any they are ours, and lie on its root directory.
