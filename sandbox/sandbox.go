@@ -241,7 +241,7 @@ func (l *launch) record(hold bool) error {
 	}
 	l.rec = &state.State{OCIVersion: specs.Version, ID: id, Bundle: l.opt.Bundle, Rootfs: root,
 		Created: time.Now().UTC(), Annotations: l.spec.Annotations,
-		CgroupPath: l.spec.Linux.CgroupsPath, Cgroups: groups.Handle, SharedPids: sharedPids(l.spec), Held: hold, Hooks: hasHooks(l.spec)}
+		CgroupPath: l.spec.Linux.CgroupsPath, Cgroups: groups.Handle, Rdt: l.plan.RdtDirs(), SharedPids: sharedPids(l.spec), Held: hold, Hooks: hasHooks(l.spec)}
 	if l.unit != nil {
 		l.rec.SystemdSlice, l.rec.SystemdUnit = l.unit.Slice, l.unit.Name
 	}
@@ -515,6 +515,18 @@ func unmountRoot(rec *state.State) error {
 
 // removeGroups ends what runs in a container's groups, and removes them.
 func removeGroups(rec *state.State) error {
+	if err := removeControlGroups(rec); err != nil {
+		return err
+	}
+	for _, dir := range rec.Rdt {
+		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+			return fmt.Errorf("remove the resctrl group %s of the container: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+func removeControlGroups(rec *state.State) error {
 	h := rec.Cgroups
 	// The processes of a pid namespace end with its first one: then there is
 	// nothing to look for.

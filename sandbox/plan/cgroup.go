@@ -49,6 +49,7 @@ func (c *compiler) cgroups() {
 			b.onErrorSkipHere(open)
 		}
 	}
+	c.delegate()
 	c.openGroups(setup.Tasks, setup.CgroupDir)
 	c.deviceFilter(setup.Devices)
 	c.undoGroups()

@@ -40,6 +40,7 @@ func CompileExec(spec *specs.Spec, proc *specs.Process, target ExecTarget, opt O
 	}
 	c.execAffinity()
 	c.execCgroups(target)
+	c.execRdt()
 	c.execNamespaces()
 	c.execRoot(target)
 	if proc.Terminal {
@@ -75,7 +76,9 @@ func (c *compiler) execNamespaces() {
 	b.do(unix.SYS_PRCTL, n(unix.PR_SET_DUMPABLE), n(0), n(0), n(0), n(0))
 	b.do(unix.SYS_SETSID).tolerate(unix.EPERM)
 	c.oomScore()
+	c.labels()
 	c.attachSelf()
+	c.enterRdt()
 	c.finalAffinity()
 	b.begin("namespace", "join the container's namespaces, all at once")
 	b.do(unix.SYS_SETNS, slot(program.SlotPidFD), n(flags&allNamespaces))

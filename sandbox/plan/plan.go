@@ -74,6 +74,8 @@ type Options struct {
 	Layout  *cgroup.Layout  // the machine's control groups; nil to look
 	Filter  *seccomp.Filter // taken for spec.Linux.Seccomp, which may be nil then; nil to compile that
 	LastCap int             // the kernel's highest capability; 0 to look
+	Resctrl string          // where resctrl is mounted; empty to look
+	LSM     *LSM            // the security modules of the kernel; nil to look
 }
 
 func (o *Options) lastCap() (int, error) {
@@ -86,6 +88,7 @@ func (o *Options) lastCap() (int, error) {
 // Plan is a compiled spec.
 type Plan struct {
 	prog     *program.Program
+	rdt      []string
 	setup    cgroup.Setup
 	requests int
 }
@@ -109,6 +112,9 @@ type compiler struct {
 	requests int              // reports that the caller has to answer
 	idmaps   map[string]int16 // user namespaces for id-mapped mounts, by their maps
 
+	rdtDirs  []string // of resctrl, to be removed
+	rdtTasks []int16
+
 	layout cgroup.Layout
 	setup  cgroup.Setup
 	tasks  []int16 // v1: the files through which the child enters its groups
@@ -129,6 +135,7 @@ func Compile(spec *specs.Spec, opt Options) (*Plan, error) {
 		return nil, err
 	}
 	c.cgroups()
+	c.intelRdt()
 	c.cloneFlags()
 	c.joinBefore()
 	c.enter()
@@ -169,7 +176,9 @@ func (c *compiler) enter() {
 	b.do(unix.SYS_PRCTL, n(unix.PR_SET_DUMPABLE), n(0), n(0), n(0), n(0))
 	b.do(unix.SYS_UMASK, n(0))
 	c.oomScore()
+	c.labels()
 	c.attachSelf()
+	c.enterRdt()
 	c.anyCPU()
 	offsets := c.openTimeOffsets()
 	c.joinInChild()
@@ -274,8 +283,11 @@ func (c *compiler) plan() (*Plan, error) {
 		return nil, c.b.err
 	}
 	c.b.prog.Terminal = c.spec.Process.Terminal
-	return &Plan{prog: c.b.prog, setup: c.setup, requests: c.requests}, nil
+	return &Plan{prog: c.b.prog, setup: c.setup, requests: c.requests, rdt: c.rdtDirs}, nil
 }
+
+// RdtDirs are directories of resctrl to remove afterwards, in order.
+func (p *Plan) RdtDirs() []string { return p.rdt }
 
 // Requests says how often the child will wait for the caller to do something
 // for it; see Options.Hooks.

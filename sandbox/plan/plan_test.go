@@ -50,7 +50,7 @@ func testSpec() *specs.Spec {
 }
 
 func testOptions() Options {
-	return Options{ID: "box", LastCap: 5,
+	return Options{ID: "box", LastCap: 5, LSM: &LSM{}, Resctrl: "/no/resctrl",
 		Layout: &cgroup.Layout{Hierarchies: []cgroup.Hierarchy{{Mount: "/cg/devices", Controllers: []string{"devices"}}}}}
 }
 
@@ -130,6 +130,13 @@ func TestExplain(t *testing.T) {
 			s.Linux.Seccomp.ListenerPath = "/run/agent"
 			s.Linux.Seccomp.Syscalls[0].Action = specs.ActNotify
 		}},
+		{"labels", func(s *specs.Spec, o *Options) {
+			o.LSM = &LSM{AppArmor: true, SELinux: true}
+			s.Process.ApparmorProfile, s.Process.SelinuxLabel, s.Linux.MountLabel = "docker-default", "a:b:c:s0:c1", "a:b:d:s0:c1"
+		}},
+		{"rdt", func(s *specs.Spec, o *Options) {
+			s.Linux.IntelRdt = &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f", Schemata: []string{"MB:0=20"}, EnableMonitoring: true}
+		}},
 		{"joinuser", func(s *specs.Spec, o *Options) {
 			s.Linux.Namespaces[4].Path = "/proc/1/ns/net"
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/1/ns/user"})
@@ -195,8 +202,11 @@ func TestRefusals(t *testing.T) {
 		}},
 		{"twice", func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, s.Linux.Namespaces[0]) }},
 		{"not known", func(s *specs.Spec) { s.Linux.Namespaces[0].Type = "moon" }},
-		{"intelRdt", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }},
-		{"selinuxLabel", func(s *specs.Spec) { s.Process.SelinuxLabel = "x" }},
+		{"selinux label", func(s *specs.Spec) { s.Process.SelinuxLabel = "x" }},
+		{"apparmor not supported", func(s *specs.Spec) { s.Process.ApparmorProfile = "x" }},
+		{"no name of a directory", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "../x"} }},
+		{"must exist already", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "none"} }},
+		{"more than one line", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{Schemata: []string{"L3:0=1\nMB:0=1"}} }},
 		{"working directory", func(s *specs.Spec) { s.Process.Cwd = "relative" }},
 		{"/proc/sys", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/sys", Type: "tmpfs"})

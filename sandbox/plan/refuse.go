@@ -12,7 +12,7 @@ import (
 // refuse names the first thing of the spec that this runtime cannot do. Nothing
 // that a spec asks for is passed over in silence.
 func (c *compiler) refuse() error {
-	s, l, p := c.spec, c.spec.Linux, c.spec.Process
+	s, l := c.spec, c.spec.Linux
 	for _, r := range []struct {
 		asked bool
 		what  string
@@ -20,10 +20,6 @@ func (c *compiler) refuse() error {
 		//lint:ignore SA1019 old specs carry it, and Docker 20.10 writes it
 		{!c.opt.Hooks && s.Hooks != nil && len(s.Hooks.Prestart)+len(s.Hooks.CreateRuntime)+len(s.Hooks.CreateContainer)+len(s.Hooks.StartContainer)+len(s.Hooks.Poststart)+len(s.Hooks.Poststop) > 0, "hooks"},
 		{s.Solaris != nil || s.Windows != nil || s.VM != nil || s.ZOS != nil || s.FreeBSD != nil, "a platform other than linux"},
-		{l.IntelRdt != nil, "linux.intelRdt"},
-		{l.MountLabel != "" && hasSELinux(), "linux.mountLabel"},
-		{p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined", "process.apparmorProfile"},
-		{p.SelinuxLabel != "", "process.selinuxLabel"},
 	} {
 		if r.asked {
 			return errorf("%s: %w", r.what, ErrUnsupported)
@@ -45,11 +41,6 @@ func (c *compiler) refuse() error {
 	}
 	return nil
 }
-
-// hasSELinux says whether the kernel labels files. Where it does not, there are no
-// labels that a mount could be told to show: linux.mountLabel says nothing then, as
-// for crun. SELinux makes the directory when it starts.
-func hasSELinux() bool { return unix.Access("/sys/fs/selinux", unix.F_OK) == nil }
 
 // checkMountNS: without a mount namespace of its own the container's mounts are
 // somebody else's too. Without any they are ours, and lie on its root directory.

@@ -319,7 +319,7 @@ func (c *compiler) mountFS(m *specs.Mount, o mountOpts) error {
 		fs = b.tree(n(cwd), "/sys", true)
 		b.setAttr(fs, attr, 0, unix.MS_PRIVATE, true)
 	} else {
-		fs = b.newFS(m.Type, source, o.data, attr)
+		fs = b.newFS(m.Type, source, c.labelled(m.Type, o.data), attr)
 	}
 	if o.propagation != 0 {
 		b.setAttr(fs, 0, 0, o.propagation, o.recPropagation)

@@ -42,6 +42,9 @@ type State struct {
 	// SystemdSlice and SystemdUnit name the unit that systemd keeps the groups for.
 	SystemdSlice string `json:"systemdSlice,omitempty"`
 	SystemdUnit  string `json:"systemdUnit,omitempty"`
+	// Rdt are the directories of resctrl that are the container's, in the order
+	// in which to remove them.
+	Rdt []string `json:"rdt,omitempty"`
 	// SharedPids: the container has no pid namespace of its own, so its
 	// processes do not end with the first.
 	SharedPids bool `json:"sharedPids,omitempty"`
