@@ -65,6 +65,7 @@ func (r *Runtime) Exec(id string, make func(*specs.Spec) (*specs.Process, error)
 	if alive, err := c.rec.Alive(); err != nil || !alive {
 		return nil, errors.Join(ErrNotRunning, err)
 	}
+	c.rootless = r.Rootless
 	return c.exec(spec, proc, pidfd, o)
 }
 
@@ -76,7 +77,8 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, o ExecOp
 	if err := setEnv(proc, "/proc/"+strconv.Itoa(c.rec.Pid)+"/root"); err != nil {
 		return nil, err
 	}
-	p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs, Hooks: true})
+	p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs, Hooks: true,
+		Unprivileged: os.Geteuid() != 0, Rootless: c.rootless})
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +98,7 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, o ExecOp
 		l.out.Close()
 		return nil, err
 	}
+	l.out.Pid = child.Pid // a second one, where the first had to join namespaces
 	if err := announce(o.PidFile, o.PidFDSocket, child.Pid, child.PidFD); err != nil {
 		child.Abandon()
 		l.out.Close()

@@ -51,6 +51,8 @@ type Runtime struct {
 	Warn func(string)
 	// Systemd lets systemd make the control groups of new containers.
 	Systemd bool
+	// Rootless is plan.Options.Rootless.
+	Rootless bool
 }
 
 func (r *Runtime) warn(msg string) {
@@ -227,7 +229,7 @@ func (l *launch) record(hold bool) error {
 		return err
 	}
 	o := plan.Options{ID: id, BundleDir: l.opt.Bundle, Hold: !hold, PreserveFDs: l.opt.PreserveFDs,
-		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true, Unprivileged: os.Geteuid() != 0}
+		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true, Unprivileged: os.Geteuid() != 0, Rootless: l.r.Rootless}
 	if hold {
 		o.Fifo = l.dir.File(state.FifoFile)
 	}

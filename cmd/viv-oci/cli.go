@@ -95,13 +95,25 @@ func (a *app) global(args []string) (rest []string, code int, done bool) {
 		return nil, 1, true
 	}
 	switch rootless {
-	case "", "auto", "true", "false":
+	case "", "auto":
+		a.runtime.Rootless = os.Geteuid() != 0 || inUserNamespace()
+	case "true":
+		a.runtime.Rootless = true
+	case "false":
 	default:
 		a.log.error(fmt.Sprintf("invalid value for --rootless: %q is none of true, false, auto", rootless))
 		return nil, 1, true
 	}
 	a.prepare()
 	return rest, 0, false
+}
+
+// inUserNamespace says whether we are in another user namespace than the first,
+// where every id is mapped to itself (user_namespaces(7)).
+func inUserNamespace() bool {
+	text, err := os.ReadFile("/proc/self/uid_map")
+	f := strings.Fields(string(text))
+	return err == nil && (len(f) != 3 || f[0] != "0" || f[1] != "0" || f[2] != "4294967295")
 }
 
 func (a *app) prepare() {

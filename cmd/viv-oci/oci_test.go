@@ -71,7 +71,8 @@ type box struct {
 	root   string
 	bundle string
 	spec   *specs.Spec
-	pids   []int // to be reaped
+	pids   []int               // to be reaped
+	user   *syscall.Credential // who calls the runtime; nil: root
 }
 
 // result is what a command gave.
@@ -170,7 +171,11 @@ func (b *box) eventually(what string, so func() bool) {
 }
 
 func (b *box) command(args ...string) *exec.Cmd {
-	return exec.Command(binary, append([]string{"--root", b.root}, args...)...)
+	c := exec.Command(binary, append([]string{"--root", b.root}, args...)...)
+	if b.user != nil {
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: b.user}
+	}
+	return c
 }
 
 func (b *box) cmd(args ...string) result { return runCmd(b.t, b.command(args...)) }

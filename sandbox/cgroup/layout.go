@@ -275,3 +275,27 @@ func CleanPath(path string) (string, error) {
 	}
 	return "/" + strings.Join(parts, "/"), nil
 }
+
+// Delegated gives the hierarchies in which this process may make the group
+// cgroupPath: those whose nearest group above it that exists is writable for it,
+// as one is that has been delegated to a user (cgroups(7)).
+func (l Layout) Delegated(cgroupPath string) (Layout, error) {
+	rel, err := CleanPath(cgroupPath)
+	if err != nil {
+		return l, err
+	}
+	var out Layout
+	for _, h := range l.Hierarchies {
+		dir := h.Mount
+		for _, a := range ancestors(rel) {
+			if unix.Access(h.Mount+a, unix.F_OK) != nil {
+				break
+			}
+			dir = h.Mount + a
+		}
+		if unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK, unix.AT_EACCESS) == nil {
+			out.Hierarchies = append(out.Hierarchies, h)
+		}
+	}
+	return out, nil
+}

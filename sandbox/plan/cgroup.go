@@ -24,7 +24,14 @@ func (c *compiler) cgroups() {
 	if p == "" {
 		p = "/viv/" + c.opt.ID
 	}
-	setup, err := cgroup.Compile(c.layout, p, c.spec.Linux.Resources, cgroup.Options{Lenient: c.opt.Lenient})
+	layout, err := c.layout, error(nil)
+	if c.opt.Rootless {
+		if layout, err = layout.Delegated(p); err != nil {
+			b.fail(errorf("cgroup %s: %w", p, err))
+			return
+		}
+	}
+	setup, err := cgroup.Compile(layout, p, c.spec.Linux.Resources, cgroup.Options{Lenient: c.opt.Lenient, NoDeviceRules: c.opt.Rootless})
 	if err != nil {
 		b.fail(errorf("cgroup %s: %w", p, err))
 		return

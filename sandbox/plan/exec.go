@@ -69,7 +69,11 @@ func (c *compiler) execNamespaces() {
 			flags |= t.flag
 		}
 	}
-	if flags&unix.CLONE_NEWPID != 0 {
+	// Who has no rights over the pid namespace has them once he is in the user
+	// namespace that it belongs to, where only a process with one thread can go.
+	const both = unix.CLONE_NEWUSER | unix.CLONE_NEWPID
+	forks := c.opt.Unprivileged && flags&both == both
+	if flags&unix.CLONE_NEWPID != 0 && !forks {
 		c.aroundClone("pid", unix.CLONE_NEWPID, "pid_for_children", "of the container", func() int16 { return program.SlotPidFD })
 	}
 	b.begin("process", "start a session, and let nobody in the container look into the process while it is set up")
@@ -81,7 +85,15 @@ func (c *compiler) execNamespaces() {
 	c.enterRdt()
 	c.finalAffinity()
 	b.begin("namespace", "join the container's namespaces, all at once")
-	b.do(unix.SYS_SETNS, slot(program.SlotPidFD), n(flags&allNamespaces))
+	join := flags & allNamespaces
+	if forks {
+		join |= unix.CLONE_NEWPID
+	}
+	b.do(unix.SYS_SETNS, slot(program.SlotPidFD), n(join))
+	if forks {
+		c.fork()
+		b.do(unix.SYS_SETSID).tolerate(unix.EPERM)
+	}
 	if flags&unix.CLONE_NEWUSER != 0 {
 		b.begin("user", "become root in the container's user namespace")
 		c.becomeRoot()

@@ -71,6 +71,11 @@ type Options struct {
 	Unprivileged bool
 	Lenient      bool // leave limits out that the kernel does not have, with a warning, as Docker does
 
+	// Rootless says that the runtime may lack rights that root has: control groups
+	// that it cannot make are left out, unless a limit is asked for that they would
+	// impose, and so are device rules and a lower OOM score.
+	Rootless bool
+
 	Layout  *cgroup.Layout  // the machine's control groups; nil to look
 	Filter  *seccomp.Filter // taken for spec.Linux.Seccomp, which may be nil then; nil to compile that
 	LastCap int             // the kernel's highest capability; 0 to look
@@ -173,7 +178,11 @@ func (c *compiler) enter() {
 	if !c.forked() {
 		b.do(unix.SYS_SETSID).tolerate(unix.EPERM)
 	}
-	b.do(unix.SYS_PRCTL, n(unix.PR_SET_DUMPABLE), n(0), n(0), n(0), n(0))
+	// Files in /proc of a process that is not dumpable are root's (proc(5)): who is
+	// not root could not write the id maps.
+	if !(c.opt.Rootless && c.userNS) {
+		c.undumpable()
+	}
 	b.do(unix.SYS_UMASK, n(0))
 	c.oomScore()
 	c.labels()
@@ -195,6 +204,9 @@ func (c *compiler) enter() {
 		c.takeRoot()
 		b.begin("user", "wait for the id maps, then become root in the user namespace")
 		b.await()
+		if c.opt.Rootless {
+			c.undumpable()
+		}
 		c.becomeRoot()
 	} else if c.inUserNS() {
 		b.begin("user", "become root in the user namespace")
@@ -202,6 +214,10 @@ func (c *compiler) enter() {
 	}
 	c.loopback()
 	c.keyring()
+}
+
+func (c *compiler) undumpable() {
+	c.b.do(unix.SYS_PRCTL, n(unix.PR_SET_DUMPABLE), n(0), n(0), n(0), n(0))
 }
 
 // becomeRoot takes the ids of root in the user namespace, or where it has none

@@ -173,7 +173,10 @@ func (c *compiler) oomScore() {
 	}
 	b.begin("oom_score_adj", "set the out-of-memory score adjustment to "+v)
 	f, _ := b.openat(n(cwd), "/proc/self/oom_score_adj", unix.O_WRONLY)
-	b.write(f, v)
+	set := b.write(f, v)
+	if c.opt.Rootless {
+		set.tolerate(unix.EACCES) // to lower it takes CAP_SYS_RESOURCE
+	}
 	b.close(f)
 }
 

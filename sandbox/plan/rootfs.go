@@ -383,7 +383,8 @@ func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 			return err
 		}
 	}
-	before := c.inUserNS() || o.idmap.asked || c.ns.fresh&unix.CLONE_NEWNS == 0
+	// A runtime without rights has them over mounts only in its user namespace.
+	before := (c.inUserNS() || o.idmap.asked || c.ns.fresh&unix.CLONE_NEWNS == 0) && !c.opt.Unprivileged
 	if before {
 		// The root of the namespace may have no way to the source, and no right
 		// to map its ids; in another mount namespace it may not be there at all.

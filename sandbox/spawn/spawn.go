@@ -264,16 +264,6 @@ func (l *loaded) after(s *slots, p *Process) *Error {
 	return nil
 }
 
-// writeMaps writes the maps from outside, as user_namespaces(7) lets a
-// privileged parent do.
-func writeMaps(pid int, uids, gids string) error {
-	dir := "/proc/" + itoa(pid)
-	if err := writeFile(dir+"/uid_map", uids); err != nil {
-		return err
-	}
-	return writeFile(dir+"/gid_map", gids)
-}
-
 func writeFile(path, text string) error {
 	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {

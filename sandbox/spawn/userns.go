@@ -84,7 +84,7 @@ func userNS(uids, gids string) (int, syscall.Errno) {
 // forked waits until the child has made the process that is to run the command
 // and has ended, and puts that process into its place.
 func (l *loaded) forked(p *Process) *Error {
-	if l.ForkFlags == 0 {
+	if !forks(l.Child) {
 		return nil
 	}
 	rep, n, err := p.recv(forkTimeout)
@@ -110,6 +110,15 @@ func (l *loaded) forked(p *Process) *Error {
 		return l.failure(Child, l.Child, 0, errnoOf(err))
 	}
 	return nil
+}
+
+func forks(ops []program.Op) bool {
+	for i := range ops {
+		if ops[i].Nr == program.Fork {
+			return true
+		}
+	}
+	return false
 }
 
 // pidOf gives the number of a pidfd's process in our pid namespace: the process
