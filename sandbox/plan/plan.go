@@ -175,7 +175,10 @@ func newCompiler(spec *specs.Spec, opt Options) (*compiler, error) {
 func (c *compiler) enter() {
 	b := c.b
 	b.begin("process", "start a session, and let nobody look into the process while it is set up")
-	if !c.forked() {
+	if c.forked() {
+		// By this group the parent knows who belongs to whom, should one be killed.
+		b.do(unix.SYS_SETPGID, n(0), n(0))
+	} else {
 		b.do(unix.SYS_SETSID).tolerate(unix.EPERM)
 	}
 	// Files in /proc of a process that is not dumpable are root's (proc(5)): who is

@@ -22,7 +22,7 @@ var shapes = map[int]struct{ name, args string }{
 	unix.SYS_MOUNT_SETATTR: {"mount_setattr", "dsxsi"},
 	unix.SYS_CHDIR:         {"chdir", "s"}, unix.SYS_FCHDIR: {"fchdir", "d"}, unix.SYS_CHROOT: {"chroot", "s"}, unix.SYS_GETCWD: {"getcwd", "si"},
 	unix.SYS_STATX: {"statx", "dsxxs"}, unix.SYS_FSTATFS: {"fstatfs", "ds"},
-	unix.SYS_SETNS: {"setns", "dn"}, unix.SYS_UNSHARE: {"unshare", "n"}, unix.SYS_SETSID: {"setsid", ""}, unix.SYS_UMASK: {"umask", "m"},
+	unix.SYS_SETNS: {"setns", "dn"}, unix.SYS_UNSHARE: {"unshare", "n"}, unix.SYS_SETSID: {"setsid", ""}, unix.SYS_SETPGID: {"setpgid", "ii"}, unix.SYS_UMASK: {"umask", "m"},
 	unix.SYS_PRCTL: {"prctl", "pi"}, unix.SYS_CAPSET: {"capset", "ss"}, unix.SYS_CAPGET: {"capget", "ss"}, unix.SYS_SETFSUID: {"setfsuid", "i"}, unix.SYS_SETFSGID: {"setfsgid", "i"}, unix.SYS_SECCOMP: {"seccomp", "xxs"},
 	unix.SYS_SETGROUPS: {"setgroups", "is"}, unix.SYS_SETRESGID: {"setresgid", "iii"}, unix.SYS_SETRESUID: {"setresuid", "iii"},
 	unix.SYS_SETHOSTNAME: {"sethostname", "si"}, unix.SYS_SETDOMAINNAME: {"setdomainname", "si"},

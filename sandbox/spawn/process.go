@@ -95,8 +95,9 @@ func rights(oob []byte) (first, second int) {
 }
 
 type pollFd struct {
-	fd              int32
-	events, revents int16
+	fd     int32
+	events int16
+	_      int16 // what has come
 }
 
 // pollIn waits until fd can be read; ETIMEDOUT after timeout milliseconds.
@@ -104,20 +105,25 @@ func pollIn(fd, timeout int) error {
 	if timeout < 0 {
 		return nil
 	}
-	p := pollFd{fd: int32(fd), events: 1}
+	if e := pollEither(fd, -1, timeout); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// pollEither waits until one of two descriptors can be read; -1 stands for none.
+func pollEither(first, second, timeout int) syscall.Errno {
+	p := [2]pollFd{{fd: int32(first), events: 1}, {fd: int32(second), events: 1}}
 	ts := syscall.NsecToTimespec(int64(timeout) * 1e6)
 	for {
-		n, _, e := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
+		n, _, e := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 2, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
 		if e == syscall.EINTR {
 			continue
 		}
-		if e != 0 {
-			return e
+		if e == 0 && n == 0 {
+			e = syscall.ETIMEDOUT
 		}
-		if n == 0 {
-			return syscall.ETIMEDOUT
-		}
-		return nil
+		return e
 	}
 }
 

@@ -96,6 +96,9 @@ func (b *box) run(fault spawn.Fault) (syscall.WaitStatus, error) {
 	var master *os.File
 	for {
 		rep, err := proc.Wait(20_000)
+		if err != nil && master != nil {
+			master.Close()
+		}
 		if err != nil {
 			r.Close()
 			proc.Abandon()
@@ -207,6 +210,27 @@ func TestCommandCannotRun(t *testing.T) {
 func TestFaults(t *testing.T) {
 	b := newBox(t, "true")
 	b.spec.Process.Terminal = true
+	b.faults()
+}
+
+// TestFaultsForked is the same for a process that forks the one that runs the
+// command, in namespaces that are made before.
+func TestFaultsForked(t *testing.T) {
+	b := newBox(t, "true")
+	maps := []specs.LinuxIDMapping{{HostID: 1000, Size: 10}}
+	b.spec.Mounts = append(b.spec.Mounts[:1:1], specs.Mount{Destination: "/tmp", Source: t.TempDir(), Type: "bind", UIDMappings: maps, GIDMappings: maps})
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	b.spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 7}}
+	b.faults()
+	// Nobody is left of those that were killed before they could tell of another.
+	if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err != syscall.ECHILD {
+		t.Errorf("process %d is left: %v", pid, err)
+	}
+}
+
+func (b *box) faults() {
+	t := b.t
+	t.Helper()
 	p, err := plan.Compile(b.spec, b.opt)
 	must(t, err)
 	before, child := len(p.Program().Before), len(p.Program().Child)
@@ -230,6 +254,7 @@ func TestFaults(t *testing.T) {
 				}
 			}
 			if ph.phase == spawn.Child && i != p.Program().ExecOp {
+				// One that forks ends as it should when it has done so.
 				if _, err := b.run(spawn.Fault{Phase: ph.phase, Index: i}); err != nil && !errors.Is(err, spawn.ErrDied) {
 					t.Fatalf("killed at op %d: got %v, want ErrDied", i, err)
 				}

@@ -82,33 +82,60 @@ func userNS(uids, gids string) (int, syscall.Errno) {
 }
 
 // forked waits until the child has made the process that is to run the command
-// and has ended, and puts that process into its place.
+// and has ended, and puts that process into its place. Until that process goes
+// on, the two are a process group of their own: so it is found even when the
+// child is killed before it could tell.
 func (l *loaded) forked(p *Process) *Error {
 	if !forks(l.Child) {
 		return nil
 	}
-	rep, n, err := p.recv(forkTimeout)
+	err := l.takeForked(p)
+	if err != nil {
+		syscall.Kill(-p.Pid, syscall.SIGKILL)
+		p.Kill()
+		for {
+			if _, e := syscall.Wait4(-p.Pid, nil, 0, nil); e != nil && e != syscall.EINTR {
+				break
+			}
+		}
+		return err
+	}
+	return nil
+}
+
+func (l *loaded) takeForked(p *Process) *Error {
+	if e := pollEither(p.sync, p.PidFD, forkTimeout); e != 0 {
+		return l.failure(Child, l.Child, 0, e)
+	}
+	// What a child that is gone has sent is there still; it has not gone without
+	// a word as long as there is some.
+	rep, n, err := p.recv(0)
 	switch {
+	case err == syscall.ETIMEDOUT || err == nil && n == 0:
+		return ErrDied
 	case err != nil:
 		return l.failure(Child, l.Child, 0, errnoOf(err))
-	case n == 0:
-		return ErrDied
 	case rep.Kind == ReportFailed:
 		return rep.Err
 	case rep.Kind != ReportForked || rep.File < 0:
 		return l.failure(Child, l.Child, 0, syscall.EPROTO)
 	}
-	p.reap()
-	syscall.Close(p.PidFD)
-	p.PidFD = rep.File
-	p.Pid, err = pidOf(rep.File)
+	pid, err := pidOf(rep.File)
 	if err == nil {
 		// Until now it waits: so its reports come after the one of its maker.
 		err = p.Go()
 	}
+	if err == syscall.EPIPE || err == syscall.ESRCH {
+		syscall.Close(rep.File)
+		return ErrDied
+	}
 	if err != nil {
+		syscall.Close(rep.File)
 		return l.failure(Child, l.Child, 0, errnoOf(err))
 	}
+	p.reap()
+	syscall.Close(p.PidFD)
+	p.Pid, p.PidFD = pid, rep.File
 	return nil
 }
 
