@@ -53,6 +53,8 @@ type Runtime struct {
 	Systemd bool
 	// Rootless is plan.Options.Rootless.
 	Rootless bool
+	// Trace, if not nil, hears of each step of Run and Create.
+	Trace *Trace
 }
 
 func (r *Runtime) warn(msg string) {
@@ -159,12 +161,14 @@ func (r *Runtime) launch(id string, o Options, hold bool) (l *launch, err error)
 	if err := state.CheckID(id); err != nil {
 		return nil, err
 	}
+	r.Trace.Note("read the spec")
 	if l.spec, l.raw, err = readSpec(filepath.Join(o.Bundle, state.SpecFile)); err != nil {
 		return nil, err
 	}
 	if err := l.check(hold || o.Detached); err != nil {
 		return nil, err
 	}
+	r.Trace.Note("take the container's name")
 	if l.dir, err = r.Store.Reserve(id); err != nil {
 		return nil, err
 	}
@@ -234,9 +238,11 @@ func (l *launch) record(hold bool) error {
 		o.Fifo = l.dir.File(state.FifoFile)
 	}
 	var err error
+	l.r.Trace.Note("compile the plan")
 	if l.plan, err = plan.Compile(l.spec, o); err != nil {
 		return err
 	}
+	l.r.Trace.Note("write the record")
 	groups := l.plan.Cgroups()
 	if err := refuseUsed(groups.Handle); err != nil {
 		return err
@@ -299,7 +305,9 @@ func (l *launch) start(hold bool) error {
 	if err != nil {
 		return err
 	}
-	l.proc, err = spawn.Start(l.plan.Program(), spawn.Options{Stdin: 0, Stdout: 1, Stderr: 2, NetNS: -1, PidFD: -1})
+	l.r.Trace.Note("load the program")
+	l.proc, err = spawn.Start(l.plan.Program(), spawn.Options{Stdin: 0, Stdout: 1, Stderr: 2, NetNS: -1, PidFD: -1, Trace: l.r.Trace.ofProcess()})
+	l.r.Trace.Note("note the process, and take its reports until it executes the command")
 	release()
 	if err != nil {
 		return explain(err, args)

@@ -33,6 +33,7 @@ type command struct {
 type app struct {
 	log     logger
 	runtime sandbox.Runtime
+	trace   string // a file
 }
 
 // exitError is an error with an exit code of its own.
@@ -72,6 +73,7 @@ func (a *app) global(args []string) (rest []string, code int, done bool) {
 		text("log-format", "", &logFormat, "format of logs: text or json"),
 		flag("debug", "", &a.log.debug, "log more"),
 		flag("systemd-cgroup", "", &a.runtime.Systemd, "let systemd make the control groups; cgroupsPath is slice:prefix:name"),
+		text("trace", "", &a.trace, "file to write to when each step of run or create began, and how long it took"),
 		text("rootless", "", &rootless, "ignore cgroup permission errors: true, false or auto"),
 		text("criu", "", &ignored, "accepted, and of no effect"),
 		flag("version", "v", &showVersion, "print the version"),
@@ -144,7 +146,7 @@ func (a *app) execute(c *command, args []string) int {
 		return 1
 	}
 	a.log.debugf("%s %s", c.name, strings.Join(rest, " "))
-	code, err := c.run(rest)
+	code, err := a.traced(c, rest)
 	if err == nil {
 		return code
 	}
@@ -154,6 +156,26 @@ func (a *app) execute(c *command, args []string) int {
 		return with.code
 	}
 	return 1
+}
+
+// traced runs a command, and writes down where its time went if --trace asks.
+func (a *app) traced(c *command, args []string) (code int, err error) {
+	if a.trace == "" {
+		return c.run(args)
+	}
+	if c.name != "run" && c.name != "create" {
+		return 0, fmt.Errorf("--trace: %s has no steps to write down, only run and create", c.name)
+	}
+	f, err := os.Create(a.trace)
+	if err != nil {
+		return 0, fmt.Errorf("--trace: %w", err)
+	}
+	a.runtime.Trace = new(sandbox.Trace)
+	code, err = c.run(args)
+	if written := errors.Join(a.runtime.Trace.Write(f), f.Close()); written != nil {
+		err = errors.Join(err, fmt.Errorf("--trace: write %s: %w", a.trace, written))
+	}
+	return code, err
 }
 
 func (c *command) count(args []string) error {

@@ -137,7 +137,9 @@ func (a *app) runContainer(id string, o sandbox.Options, keep bool) (int, error)
 	if f == nil {
 		return 0, nil
 	}
+	a.runtime.Trace.Note("wait for the end of the command")
 	code, err := f.wait(p)
+	a.runtime.Trace.Note("remove what is left")
 	if err != nil || keep {
 		return code, err
 	}

@@ -613,3 +613,22 @@ func TestMountLabel(t *testing.T) {
 	b.save()
 	b.must("run", "-b", b.bundle, b.id)
 }
+
+// TestTraceFlag writes down where the time of run went.
+func TestTraceFlag(t *testing.T) {
+	if reference != "" {
+		t.Skip("--trace is ours")
+	}
+	b := newBox(t, "true")
+	file := filepath.Join(t.TempDir(), "trace")
+	b.must("--trace", file, "run", "-b", b.bundle, b.id)
+	text, err := os.ReadFile(file)
+	must(t, err)
+	for _, part := range []string{"AT_US", "runtime  read the spec", "runtime  cgroup: make the control groups", "process  mount: ", "process  exec: execute true", "runtime  remove what is left"} {
+		if !strings.Contains(string(text), part) {
+			t.Errorf("the trace has no %q:\n%s", part, text)
+		}
+	}
+	b.fails(1, "only run and create", "--trace", file, "list")
+	b.fails(1, "no such file", "--trace", "/nowhere/trace", "run", "-b", b.bundle, b.id)
+}

@@ -55,6 +55,7 @@ type Options struct {
 	NetNS                 int // a network namespace, or -1
 	PidFD                 int // of the process whose namespaces are joined, or -1
 	Fault                 Fault
+	Trace                 *Trace // notes when each step begins; nil: nobody asks
 }
 
 // Error says which op of which phase failed.
@@ -91,6 +92,11 @@ func Start(p *program.Program, o Options) (*Process, error) {
 	l := load(p)
 	defer runtime.KeepAlive(p)
 	l.inject(o.Fault)
+	if o.Trace != nil {
+		if err := o.Trace.instrument(l); err != nil {
+			return nil, err
+		}
+	}
 	if p.Pinned {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()

@@ -28,6 +28,8 @@ type box struct {
 	spec *specs.Spec
 	opt  plan.Options
 	out  strings.Builder
+	// trace is passed on to Start.
+	trace *spawn.Trace
 }
 
 func newBox(t *testing.T, args ...string) *box {
@@ -87,7 +89,7 @@ func (b *box) run(fault spawn.Fault) (syscall.WaitStatus, error) {
 	null, err := os.Open("/dev/null")
 	must(b.t, err)
 	defer null.Close()
-	proc, err := spawn.Start(p.Program(), spawn.Options{Stdin: int(null.Fd()), Stdout: int(w.Fd()), Stderr: int(w.Fd()), NetNS: -1, PidFD: -1, Fault: fault})
+	proc, err := spawn.Start(p.Program(), spawn.Options{Stdin: int(null.Fd()), Stdout: int(w.Fd()), Stderr: int(w.Fd()), NetNS: -1, PidFD: -1, Fault: fault, Trace: b.trace})
 	w.Close()
 	if err != nil {
 		r.Close()
