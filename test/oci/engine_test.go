@@ -74,7 +74,13 @@ func (e *engine) start(args ...string) string {
 	}
 	id := strings.TrimSpace(res.Stdout)
 	e.t.Cleanup(func() {
-		if res := e.do(append(e.remove, id)...); res.Code != 0 {
+		res := e.do(append(e.remove, id)...)
+		if res.Code != 0 && strings.Contains(res.Stderr, "device or resource busy") {
+			// Podman's clean-up after a container that has ended runs at the same time,
+			// on runc too, and may have it mounted.
+			res = e.do(append(e.remove, "-i", id)...)
+		}
+		if res.Code != 0 {
 			e.t.Errorf("%v", res)
 		}
 	})
@@ -300,10 +306,7 @@ func testLimits(t *testing.T, e *engine) {
 		}
 	}
 	want(t, e.do("exec", id, "sh", "-c", "ulimit -Sc; ulimit -Hc"), 0, "0\n0\n")
-	stats := e.must("stats", "--no-stream", "--format", "{{.PIDs}} {{.MemUsage}}", id)
-	if !strings.HasPrefix(stats, "1 ") || !strings.Contains(stats, "64MiB") && !strings.Contains(stats, "67.11MB") {
-		t.Errorf("stats: %s", stats)
-	}
+	e.stats(id)
 	e.must("update", "-m", "96m", "--memory-swap", "96m", "--cpu-shares", "512", id)
 	if got := limit(t, pid, "memory", "memory.limit_in_bytes", "memory.max"); got != "100663296" {
 		t.Errorf("updated, the memory's limit is %s", got)
@@ -312,6 +315,20 @@ func testLimits(t *testing.T, e *engine) {
 	res := e.run("--rm", "-m", "16m", "--memory-swap", "16m", box, "sh", "-c", "head -c 64m /dev/zero | tail").Run()
 	if res.Code == 0 {
 		t.Errorf("out of memory: %v", res)
+	}
+}
+
+// stats looks at the statistics of a container with 64 MiB at most and one process.
+func (e *engine) stats(id string) {
+	e.t.Helper()
+	if name := unmounted(e.t); name != "" && e.name == "docker" {
+		// Somebody's systemd in a container, say, has mounted one more.
+		e.t.Logf("stats are left out: containerd gives none where a hierarchy of control groups, %s, is mounted elsewhere only", name)
+		return
+	}
+	stats := e.must("stats", "--no-stream", "--format", "{{.PIDs}} {{.MemUsage}}", id)
+	if !strings.HasPrefix(stats, "1 ") || !strings.Contains(stats, "64MiB") && !strings.Contains(stats, "67.11MB") {
+		e.t.Errorf("stats: %s", stats)
 	}
 }
 

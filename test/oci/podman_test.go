@@ -36,6 +36,100 @@ func TestPodman(t *testing.T) {
 	}
 	load(e)
 	e.work(t)
+	t.Run("user namespace", func(t *testing.T) { podmanUserNS(t, e.on(t)) })
+	t.Run("pod", func(t *testing.T) { podmanPod(t, e.on(t)) })
+	t.Run("hooks", func(t *testing.T) { podmanHooks(t, e.on(t)) })
+	t.Run("descriptors", func(t *testing.T) { podmanDescriptors(t, e.on(t)) })
+}
+
+func podmanUserNS(t *testing.T, e *engine) {
+	// The root of the namespace has to get to its root file system.
+	for dir := filepath.Dir(e.runtime.path); ; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
+		if dir == os.TempDir() {
+			break
+		}
+	}
+	flags := []string{"--uidmap", "0:100000:5000", "--gidmap", "0:200000:5000"}
+	res := e.run(append(flags, "--rm", box, "sh", "-c", "id -u; cat /proc/self/uid_map /proc/self/gid_map; touch /mine && ls -ln /mine")...).Run()
+	if got := strings.Join(strings.Fields(res.Stdout), " "); res.Code != 0 || !strings.HasPrefix(got, "0 0 100000 5000 0 200000 5000 -rw-r--r-- 1 0 0 ") {
+		t.Errorf("%v", res)
+	}
+	id := e.start(append(flags, box, "sleep", "1000")...)
+	want(t, e.do("exec", "-u", "1000", id, "sh", "-c", "id -u"), 0, "1000\n")
+	// A second one shares it, by path.
+	res = e.run("--rm", "--userns", "container:"+id, box, "cat", "/proc/self/uid_map").Run()
+	if got := strings.Join(strings.Fields(res.Stdout), " "); res.Code != 0 || got != "0 100000 5000" {
+		t.Errorf("%v", res)
+	}
+}
+
+// podmanPod: containers share the namespaces of one that waits.
+func podmanPod(t *testing.T, e *engine) {
+	var flags []string
+	for i := 0; i < len(e.flags); i += 2 {
+		if f := e.flags[i]; f == "--network" || f == "--cgroup-parent" {
+			flags = append(flags, f, e.flags[i+1])
+		}
+	}
+	// The pod's own container takes no limits, so it has to be given podman's.
+	conf := filepath.Join(filepath.Dir(e.runtime.path), "containers.conf")
+	if err := os.WriteFile(conf, []byte("[containers]\ndefault_ulimits = [\"nofile=1000:1000\", \"nproc=1000:1000\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.env = append(e.env, "CONTAINERS_CONF="+conf)
+	pod := e.must(append(append([]string{"pod", "create"}, flags...), "--infra-image", box, "--infra-command", "sleep 1000", "--hostname", "shared", "--share", "ipc,net,uts,pid")...)
+	t.Cleanup(func() { e.must("pod", "rm", "-f", "-t", "0", pod) })
+	var rest []string
+	for i := 0; i < len(e.flags); i += 2 {
+		if f := e.flags[i]; f == "--ulimit" || f == "--log-driver" {
+			rest = append(rest, f, e.flags[i+1])
+		}
+	}
+	res := e.do(append(append([]string{"run", "--rm", "--pod", pod}, rest...), box, "sh", "-c", "hostname; ps | grep -c '[s]leep 1000'")...)
+	want(t, res, 0, "shared\n1\n")
+}
+
+// podmanHooks: hooks of a directory reach the specification, and are run.
+func podmanHooks(t *testing.T, e *engine) {
+	dir := t.TempDir()
+	hook := filepath.Join(dir, "hook")
+	if err := os.WriteFile(hook, []byte("#!/bin/sh\nexec cat >>"+dir+"/$1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	stages := []string{"prestart", "createRuntime", "poststart", "poststop"}
+	for _, stage := range stages {
+		text := `{"version": "1.0.0", "hook": {"path": "` + hook + `", "args": ["hook", "` + stage + `"]}, "when": {"always": true}, "stages": ["` + stage + `"]}`
+		if err := os.WriteFile(filepath.Join(dir, stage+".json"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.prefix = append(e.prefix, "--hooks-dir", dir)
+	id := e.start("--annotation", "a=b", box, "true")
+	e.must("wait", id)
+	e.must("rm", "-f", "-i", id)
+	for _, stage := range stages {
+		text, err := os.ReadFile(filepath.Join(dir, stage))
+		if err != nil || !strings.Contains(string(text), `"id":"`+id) || !strings.Contains(string(text), `"a":"b"`) {
+			t.Errorf("the hook of %s read %q: %v", stage, text, err)
+		}
+	}
+}
+
+// podmanDescriptors: a descriptor of the caller is handed on, to run and to exec.
+func podmanDescriptors(t *testing.T, e *engine) {
+	script := `exec "$@" 3</proc/self/comm` // its reader is podman by then
+	shell := func(args ...string) testenv.Result {
+		c := testenv.Tool(t, "sh", append(append([]string{"-c", script, "sh"}, e.prefix...), args...)...)
+		c.Env = e.env
+		return c.Run()
+	}
+	want(t, shell(append(append([]string{"run"}, e.flags...), "--rm", "--preserve-fds", "1", box, "sh", "-c", "cat <&3")...), 0, "podman\n")
+	id := e.start(box, "sleep", "1000")
+	want(t, shell("exec", "--preserve-fds", "1", id, "sh", "-c", "cat <&3"), 0, "podman\n")
+	want(t, shell("exec", id, "sh", "-c", "test -e /proc/self/fd/3 || echo none"), 0, "none\n")
 }
 
 // load makes the test image known to an engine.
