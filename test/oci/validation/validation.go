@@ -174,7 +174,7 @@ func judge(stdout string, err error) Verdict {
 			return Failed
 		case strings.HasPrefix(line, "ok"):
 			points++
-		case strings.Contains(line, `"error": "`):
+		case strings.Contains(line, `"error": "`) && !strings.Contains(line, `"error": ""`):
 			complaint = true
 		}
 	}
