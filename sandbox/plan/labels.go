@@ -22,44 +22,56 @@ func (c *compiler) lsm() LSM {
 	return *c.opt.LSM
 }
 
-// labels sets what the security modules are to make of the process at its next
-// execve. The words of the refusals are runc's.
+// labels prepares what the security modules are to make of the process at its
+// execve, which the stub writes, for it is who does that; see program.Program.
+// The words of the refusals are runc's.
 func (c *compiler) labels() {
-	b, p := c.b, c.spec.Process
-	if profile := p.ApparmorProfile; profile != "" && profile != "unconfined" {
-		if !c.lsm().AppArmor {
-			b.fail(errorf("apparmor: config provided but apparmor not supported"))
-			return
-		}
-		b.begin("apparmor", "be confined by the profile "+profile+" from execve on")
-		// A directory of its own where several modules are stacked (Linux 5.8).
-		own, open := b.openat(n(cwd), "/proc/thread-self/attr/apparmor/exec", unix.O_WRONLY)
-		open.tolerate(unix.ENOENT)
-		b.do(unix.SYS_OPENAT, n(cwd), b.str("/proc/thread-self/attr/exec"), n(unix.O_WRONLY|unix.O_CLOEXEC), n(0)).into(own)
-		b.onSuccessSkipHere(open)
-		c.writeAttribute(own, "exec "+profile)
-	}
-	if p.SelinuxLabel != "" {
-		if !c.lsm().SELinux {
-			b.fail(errorf("selinux label is specified in config, but selinux is disabled or not supported"))
-			return
-		}
-		b.begin("selinux", "have the label "+p.SelinuxLabel+" from execve on")
-		f, _ := b.openat(n(cwd), "/proc/thread-self/attr/exec", unix.O_WRONLY)
-		c.writeAttribute(f, p.SelinuxLabel)
+	p := c.spec.Process
+	confined := p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined"
+	switch {
+	case confined && !c.lsm().AppArmor:
+		c.b.fail(errorf("apparmor: config provided but apparmor not supported"))
+	case p.SelinuxLabel != "" && !c.lsm().SELinux:
+		c.b.fail(errorf("selinux label is specified in config, but selinux is disabled or not supported"))
+	case confined && p.SelinuxLabel != "":
+		c.b.fail(errorf("apparmorProfile and selinuxLabel for one process: %w", ErrUnsupported))
+	case confined:
+		c.label("exec "+p.ApparmorProfile, "apparmor", "be confined by the profile "+p.ApparmorProfile+" from execve on")
+	case p.SelinuxLabel != "":
+		c.label(p.SelinuxLabel, "selinux", "have the label "+p.SelinuxLabel+" from execve on")
 	}
 }
 
-// writeAttribute writes to a file of the host's /proc, before the process goes
-// where others could have put something else there; that it is a procfs is
-// looked at all the same (CVE-2025-52881).
-func (c *compiler) writeAttribute(file int16, text string) {
+// label lets the stub write to a file of its own directory in the host's /proc,
+// where nobody in the container can have put something else; that it is a procfs
+// is looked at all the same (CVE-2025-52881).
+func (c *compiler) label(text, kind, why string) {
 	b := c.b
+	file := "attr/" + kind + "/exec" // where several modules are stacked (Linux 5.8)
+	if _, err := os.Stat("/proc/self/" + file); err != nil {
+		file = "attr/exec"
+	}
+	b.in(&b.prog.Before)
+	b.begin(kind, "open /proc, for the label of the process")
+	proc, _ := b.openat(n(cwd), "/proc", unix.O_PATH|unix.O_DIRECTORY)
 	fs := b.buf(statfsSize)
-	b.do(unix.SYS_FSTATFS, slot(file), ptr(fs))
+	b.do(unix.SYS_FSTATFS, slot(proc), ptr(fs))
 	b.do(int(checkOp), n(fs), n(^uint64(0)), n(uint64(unix.PROC_SUPER_MAGIC)), n(int(unix.EXDEV)))
-	b.write(file, text)
-	b.close(file)
+	b.in(&b.prog.Child)
+	b.prog.LabelText, b.prog.LabelFile, b.prog.LabelSlot = text, "self/"+file, proc
+	c.labelWhy = [2]string{kind, why}
+}
+
+// keepLabelled keeps the directory open over the execve of the stub, which
+// closes it before it goes on, or fails.
+func (c *compiler) keepLabelled() {
+	if c.labelWhy[0] == "" {
+		return
+	}
+	b := c.b
+	b.begin(c.labelWhy[0], c.labelWhy[1])
+	b.prog.LabelOp = len(*b.ops)
+	b.do(unix.SYS_FCNTL, slot(b.prog.LabelSlot), n(unix.F_SETFD), n(0))
 }
 
 // unlabelled are file systems that take no label from a mount option.

@@ -119,6 +119,7 @@ type compiler struct {
 
 	rdtDirs  []string // of resctrl, to be removed
 	rdtTasks []int16
+	labelWhy [2]string // kind and reason of the step that the stub does
 
 	layout cgroup.Layout
 	setup  cgroup.Setup

@@ -132,7 +132,7 @@ func TestExplain(t *testing.T) {
 		}},
 		{"labels", func(s *specs.Spec, o *Options) {
 			o.LSM = &LSM{AppArmor: true, SELinux: true}
-			s.Process.ApparmorProfile, s.Process.SelinuxLabel, s.Linux.MountLabel = "docker-default", "a:b:c:s0:c1", "a:b:d:s0:c1"
+			s.Process.SelinuxLabel, s.Linux.MountLabel = "a:b:c:s0:c1", "a:b:d:s0:c1"
 		}},
 		{"rdt", func(s *specs.Spec, o *Options) {
 			s.Linux.IntelRdt = &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f", Schemata: []string{"MB:0=20"}, EnableMonitoring: true}

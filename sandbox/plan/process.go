@@ -271,6 +271,7 @@ func (c *compiler) exec() {
 	}
 	hold := c.waitForStart()
 	c.closeAll()
+	c.keepLabelled()
 	b.begin("exec", "execute "+p.Args[0])
 	b.report('X', program.None)
 	argv := b.pointers(p.Args)

@@ -27,7 +27,7 @@ var shapes = map[int]struct{ name, args string }{
 	unix.SYS_SETGROUPS: {"setgroups", "is"}, unix.SYS_SETRESGID: {"setresgid", "iii"}, unix.SYS_SETRESUID: {"setresuid", "iii"},
 	unix.SYS_SETHOSTNAME: {"sethostname", "si"}, unix.SYS_SETDOMAINNAME: {"setdomainname", "si"},
 	unix.SYS_SOCKET: {"socket", "xxi"}, unix.SYS_IOCTL: {"ioctl", "dqx"}, unix.SYS_SENDMSG: {"sendmsg", "dsx"}, unix.SYS_RECVMSG: {"recvmsg", "dsx"},
-	unix.SYS_DUP: {"dup", "i"}, unix.SYS_DUP3: {"dup3", "dix"}, unix.SYS_CLOSE_RANGE: {"close_range", "ixx"}, unix.SYS_KEYCTL: {"keyctl", "is"},
+	unix.SYS_DUP: {"dup", "i"}, unix.SYS_DUP3: {"dup3", "dix"}, unix.SYS_FCNTL: {"fcntl", "dxx"}, unix.SYS_CLOSE_RANGE: {"close_range", "ixx"}, unix.SYS_KEYCTL: {"keyctl", "is"},
 	unix.SYS_PRLIMIT64: {"prlimit64", "iiss"}, unix.SYS_SCHED_SETATTR: {"sched_setattr", "isx"}, unix.SYS_IOPRIO_SET: {"ioprio_set", "iix"},
 	unix.SYS_SCHED_SETAFFINITY: {"sched_setaffinity", "iis"}, unix.SYS_SCHED_GETAFFINITY: {"sched_getaffinity", "iis"}, unix.SYS_SET_MEMPOLICY: {"set_mempolicy", "xsi"},
 	unix.SYS_EXIT_GROUP: {"exit_group", "i"}, unix.SYS_PERSONALITY: {"personality", "x"}, unix.SYS_FACCESSAT2: {"faccessat2", "dsxx"},

@@ -6,7 +6,7 @@ import (
 )
 
 // magic starts an encoded program; its last digit is the format's version.
-const magic = "vivprog3"
+const magic = "vivprog4"
 
 // ErrFormat says that bytes are not a program of this version.
 var ErrFormat = errors.New("decode program: not a program of this version")
@@ -21,11 +21,13 @@ const (
 func (p *Program) Encode() []byte {
 	b := make([]byte, 0, 1024+opSize*(len(p.Before)+len(p.Child)+len(p.After)+len(p.Undo))+len(p.Data)+relocSize*len(p.Relocs)+128*len(p.Steps))
 	b = append(b, magic...)
-	for _, v := range []uint64{p.CloneFlags, uint64(p.CgroupSlot), boolBits(p.Terminal, p.Hold, p.Pinned, p.SharesMemory), uint64(p.Candidates), uint64(p.ExecOp), p.ForkFlags} {
+	for _, v := range []uint64{p.CloneFlags, uint64(p.CgroupSlot), boolBits(p.Terminal, p.Hold, p.Pinned, p.SharesMemory), uint64(p.Candidates), uint64(p.ExecOp), p.ForkFlags, uint64(p.LabelSlot), uint64(p.LabelOp)} {
 		b = putU64(b, v)
 	}
 	b = putString(b, p.UIDMap)
 	b = putString(b, p.GIDMap)
+	b = putString(b, p.LabelText)
+	b = putString(b, p.LabelFile)
 	for _, ops := range [][]Op{p.Before, p.Child, p.After, p.Undo} {
 		b = putU64(b, uint64(len(ops)))
 		b = append(b, raw(ops)...)
@@ -133,7 +135,9 @@ func Decode(b []byte) (*Program, error) {
 	flags := r.u64()
 	p.Terminal, p.Hold, p.Pinned, p.SharesMemory = flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0
 	p.Candidates, p.ExecOp, p.ForkFlags = int(r.u64()), int(r.u64()), r.u64()
+	p.LabelSlot, p.LabelOp = int16(r.u64()), int(r.u64())
 	p.UIDMap, p.GIDMap = string(r.text()), string(r.text())
+	p.LabelText, p.LabelFile = string(r.text()), string(r.text())
 	p.Before, p.Child, p.After, p.Undo = list[Op](r), list[Op](r), list[Op](r), list[Op](r)
 	p.Data = r.text()
 	p.Relocs = list[Reloc](r)
@@ -167,7 +171,8 @@ func (p *Program) StepAt(i int) (s Step, ok bool) {
 }
 
 func (p *Program) valid() bool {
-	if p.CgroupSlot < None || p.CgroupSlot >= MaxSlots || p.ExecOp < 0 || p.ExecOp > len(p.Child) || p.Candidates < 0 {
+	if p.CgroupSlot < None || p.CgroupSlot >= MaxSlots || p.ExecOp < 0 || p.ExecOp > len(p.Child) || p.Candidates < 0 ||
+		p.LabelSlot < None || p.LabelSlot >= MaxSlots || p.LabelOp < 0 || p.LabelOp > len(p.Child) {
 		return false
 	}
 	for _, r := range p.Relocs {

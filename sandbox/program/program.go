@@ -111,6 +111,13 @@ type Program struct {
 	Candidates int
 	// ExecOp is the index in Child of the last execve: what the stub reports.
 	ExecOp int
+	// LabelText is written to LabelFile, below the directory in slot LabelSlot,
+	// by who does the last execve, just before: the label that a security module
+	// gives the process then. A failure is one of the op LabelOp in Child. Empty
+	// without a label. The slot is filled by the Before ops.
+	LabelText, LabelFile string
+	LabelSlot            int16
+	LabelOp              int
 	// Pinned: the parent's ops change what belongs to their thread (setns,
 	// unshare), so they must all run on one.
 	Pinned bool

@@ -134,7 +134,7 @@ func (l *loaded) start(s *slots) (*Process, error) {
 	}
 	defer syscall.Close(pair[1])
 	s[program.SlotSync] = int32(pair[1])
-	stub, err := makeStub(pair[1], l.Candidates, l.ExecOp, l.hold(s))
+	stub, err := makeStub(pair[1], l.Candidates, l.ExecOp, l.hold(s), l.label(s))
 	if err != nil {
 		syscall.Close(pair[0])
 		return nil, l.undo(s, l.failure(Before, l.Before, len(l.Before), errnoOf(err)))

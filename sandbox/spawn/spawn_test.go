@@ -30,6 +30,8 @@ type box struct {
 	out  strings.Builder
 	// trace is passed on to Start.
 	trace *spawn.Trace
+
+	change func(*program.Program)
 }
 
 func newBox(t *testing.T, args ...string) *box {
@@ -83,6 +85,9 @@ func (b *box) run(fault spawn.Fault) (syscall.WaitStatus, error) {
 	b.t.Helper()
 	p, err := plan.Compile(b.spec, b.opt)
 	must(b.t, err)
+	if b.change != nil {
+		b.change(p.Program())
+	}
 	defer b.noGroups(p)
 	r, w, err := os.Pipe()
 	must(b.t, err)
@@ -431,3 +436,40 @@ func TestCollectorRuns(t *testing.T) {
 
 // junk takes what the collector has freed.
 var junk []byte
+
+// TestLabel: the text is written by who does the last execve, and the directory
+// is closed then. This kernel has no module that gives labels, so another file of
+// the process stands for theirs.
+func TestLabel(t *testing.T) {
+	b := newBox(t, "sh", "-c", "cat /proc/self/oom_score_adj; ls /proc/self/fd")
+	b.opt.LSM = &plan.LSM{AppArmor: true}
+	b.spec.Process.ApparmorProfile = "profile"
+	file := "self/oom_score_adj"
+	b.change = func(p *program.Program) {
+		if p.LabelText != "exec profile" || !strings.HasPrefix(p.LabelFile, "self/attr/") {
+			t.Errorf("%q is written to %q", p.LabelText, p.LabelFile)
+		}
+		p.LabelText, p.LabelFile = "321", file
+		raw := p.Encode()
+		q, err := program.Decode(raw)
+		must(t, err)
+		if q.LabelText != p.LabelText || q.LabelFile != p.LabelFile || q.LabelSlot != p.LabelSlot || q.LabelOp != p.LabelOp {
+			t.Errorf("decoded as %+v", q)
+		}
+	}
+	ws, err := b.run(spawn.Fault{})
+	if err != nil || ws.ExitStatus() != 0 || b.out.String() != "321\n0\n1\n2\n3\n" {
+		t.Errorf("got %q, %v, %v", b.out.String(), ws, err)
+	}
+	for _, c := range []struct {
+		file  string
+		errno unix.Errno
+	}{{"self/none", unix.ENOENT}, {"self/attr", unix.EISDIR}} {
+		file = c.file
+		_, err := b.run(spawn.Fault{})
+		var se *spawn.Error
+		if !errors.As(err, &se) || se.Errno != c.errno || se.Step.Kind != "apparmor" {
+			t.Errorf("%s: %v", c.file, err)
+		}
+	}
+}

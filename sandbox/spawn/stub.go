@@ -18,6 +18,10 @@ import (
 // as the child before it does: EACCES if one was found but may not be executed,
 // else the last error.
 //
+// Where a security module is to give the process a label at its execve, the stub
+// is what says so: the label is for the next execve, and that of the stub is not
+// the one that is meant.
+//
 // Between OCI create and start the stub is what waits: it says that it is ready,
 // lets the sync socket go, and reads a byte from a FIFO that it holds open for
 // both. From then on a failure is reported through that FIFO.
@@ -40,8 +44,8 @@ const (
 )
 
 // makeStub gives the descriptor of a sealed memfd with the stub in it. hold is
-// the FIFO to wait at, or -1.
-func makeStub(sync, candidates, op, hold int) (int, error) {
+// the FIFO to wait at, or -1; label what comes behind labelCode, or nothing.
+func makeStub(sync, candidates, op, hold int, label []byte) (int, error) {
 	name := [...]byte{'v', 'i', 'v', 0}
 	flags := uintptr(mfdCloexec | mfdAllowSealing)
 	fd, _, e := syscall.RawSyscall(sysMemfd, uintptr(unsafe.Pointer(&name)), flags|mfdExec, 0)
@@ -51,8 +55,8 @@ func makeStub(sync, candidates, op, hold int) (int, error) {
 	if e != 0 {
 		return -1, e
 	}
-	elf := stubELF(uint32(sync), uint32(candidates), uint32(op), uint32(hold))
-	n, err := syscall.Write(int(fd), elf[:])
+	elf := stubELF(uint32(sync), uint32(candidates), uint32(op), uint32(hold), label)
+	n, err := syscall.Write(int(fd), elf)
 	if err == nil && n != len(elf) {
 		err = syscall.EIO
 	}
@@ -76,16 +80,37 @@ func (l *loaded) hold(s *slots) int {
 	return int(s[(l.Child[l.ExecOp].Args[5]-1)&(program.MaxSlots-1)])
 }
 
+// label is what comes behind labelCode; nothing without one.
+func (l *loaded) label(s *slots) []byte {
+	if l.LabelFile == "" {
+		return nil
+	}
+	b := make([]byte, 12, 12+len(l.LabelText)+len(l.LabelFile)+2)
+	put32(b[0:], uint32(s[l.LabelSlot&(program.MaxSlots-1)]))
+	put32(b[4:], uint32(l.LabelOp))
+	put32(b[8:], uint32(len(l.LabelText)))
+	b = append(append(b, l.LabelText...), 0)
+	return append(append(b, l.LabelFile...), 0)
+}
+
 // stubELF is the whole file: an ELF header, one loadable read-and-execute
-// segment that covers the file, the code, and its six words (elf(5)).
-func stubELF(sync, candidates, op, hold uint32) (b [elfHeader + len(stubCode) + 24]byte) {
+// segment that covers the file, the code, and its six words (elf(5)); with a
+// label, the code for that, at which it starts then.
+func stubELF(sync, candidates, op, hold uint32, label []byte) []byte {
+	const start, end = elfHeader, elfHeader + len(stubCode) + 24
+	b := make([]byte, end, end+len(labelCode)+len(label))
+	entry := uint64(elfBase + start)
+	if len(label) > 0 {
+		b = append(append(b, labelCode[:]...), label...)
+		entry = elfBase + uint64(end)
+	}
 	size := uint64(len(b))
 	copy(b[:], "\x7fELF\x02\x01\x01") // 64 bits, little-endian, version 1
 	put16(b[16:], 2)                  // ET_EXEC
 	put16(b[18:], elfMachine)
 	put32(b[20:], 1)
-	put64(b[24:], elfBase+elfHeader) // entry
-	put64(b[32:], 64)                // program headers
+	put64(b[24:], entry)
+	put64(b[32:], 64) // program headers
 	put16(b[52:], 64)
 	put16(b[54:], 56)
 	put16(b[56:], 1)
