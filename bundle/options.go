@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"vivarium/image"
 )
 
 // Options is everything that a user can say about one container: what `viv run`
@@ -61,6 +63,8 @@ type Config struct {
 	Labels      map[string]string
 	StopSignal  string `json:",omitempty"`
 	StopTimeout *int   `json:",omitempty"` // seconds; -1: wait for ever
+	// Healthcheck nil: the image's.
+	Healthcheck *image.Healthcheck `json:",omitempty"`
 }
 
 // HostConfig is the part of a container's settings that depends on this host.

@@ -63,6 +63,7 @@ func (r *run) effective(ctx context.Context, c *Container) (err error) {
 		return &Error{Kind: ErrInvalid, Msg: err.Error(), cause: err}
 	}
 	r.warn(warnings)
+	c.Config().Healthcheck = c.Config().Healthcheck.Or(r.image.Health)
 	if argv := slices.Concat(c.Config().Entrypoint, c.Config().Cmd); len(argv) > 0 {
 		c.Path, c.Args = argv[0], argv[1:]
 	}

@@ -107,7 +107,7 @@ func (r *run) addInit(ctx context.Context, s *store.Store) (err error) {
 }
 
 func imageSource(img image.Image) *source {
-	src := &source{ID: string(img.ID), Config: img.Config.Config, Lower: img.LowerDirs()}
+	src := &source{ID: string(img.ID), Config: img.Config.Config, Health: img.Healthcheck, Lower: img.LowerDirs()}
 	for _, l := range img.Layers {
 		src.Layers = append(src.Layers, l.Dir)
 	}

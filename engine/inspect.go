@@ -55,6 +55,7 @@ type InspectState struct {
 	Error      string
 	StartedAt  string
 	FinishedAt string
+	Health     *Health `json:",omitempty"`
 }
 
 // InspectMount is a mount as inspect shows it.
@@ -132,6 +133,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (*Inspectio
 		HostConfig: c.Options.HostConfig, Config: *c.Config(), Mounts: inspectMounts(c),
 		NetworkSettings: e.networkSettings(c, st), ExecIDs: e.execIDs(c.ID), GraphDriver: e.graphDriver(c),
 	}
+	i.State.Health = e.health(c, st)
 	if i.Args == nil {
 		i.Args = []string{}
 	}

@@ -25,6 +25,7 @@ type Summary struct {
 	State     wire.Status
 	Ports     []network.PortMapping // a HostPort of 0: only exposed
 	Networks  map[string]string     // name -> address
+	Health    string                // "none", "starting", "healthy", "unhealthy"
 	SizeRw    int64                 // bytes in the container layer, with ListOptions.Size
 	SizeRoot  int64                 // bytes in all layers, with ListOptions.Size
 }
@@ -57,7 +58,10 @@ func (e *Engine) List(ctx context.Context, opt ListOptions) ([]Summary, error) {
 		if !m.matchState(st) || !e.hasRecord(c.ID) { // mending may have removed it
 			continue
 		}
-		s := Summary{Container: c, State: st}
+		s := Summary{Container: c, State: st, Health: e.health(c, st).status()}
+		if !opt.Filters.any("health", func(v string) bool { return v == s.Health }) {
+			continue
+		}
 		s.Ports, s.Networks = e.portsOf(c, st)
 		if !m.matchNetwork(c, &s) {
 			continue
@@ -160,8 +164,7 @@ func (m *matcher) matchRecord(c *Container) bool {
 		m.f.any("volume", func(v string) bool {
 			return slices.ContainsFunc(c.Mounts, func(p MountPoint) bool { return v == p.Name || v == p.Destination || v == p.Source })
 		}) &&
-		m.f.any("is-task", func(v string) bool { return v != "true" && v != "1" }) &&
-		m.f.any("health", func(v string) bool { return v == "none" })
+		m.f.any("is-task", func(v string) bool { return v != "true" && v != "1" })
 }
 
 // isFrom tells whether an image reference or ID is that of c's image.

@@ -190,6 +190,9 @@ func (r *run) started(ctx context.Context) (*Handle, error) {
 	case client.Started:
 		r.e.emit(r.e.startEvents(r.c, r.opt.Attached)...)
 		r.unlock()
+		if err := r.e.startHealth(r.c, m.Pid); err != nil {
+			r.warnings = append(r.warnings, err.Error())
+		}
 		return &Handle{Container: r.c, Session: r.session, Warnings: r.warnings, Pid: m.Pid, e: r.e, flight: r.flight}, nil
 	case client.Failed:
 		return nil, r.failed(m.Err)

@@ -6,6 +6,7 @@ import (
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"vivarium/image"
 	"vivarium/sandbox/plan"
 	"vivarium/unionfs"
 )
@@ -14,6 +15,7 @@ import (
 type source struct {
 	ID     string // "sha256:…", or "host"
 	Config ispec.ImageConfig
+	Health *image.Healthcheck
 	Layers []string // the layers' directories, base first; none of the image host
 	Lower  []string // the same as overlay wants them: top-most first
 }

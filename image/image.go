@@ -24,7 +24,8 @@ type Image struct {
 	Manifest    ocispec.Descriptor
 	OCIManifest ocispec.Descriptor // the same with OCI's media types, for those who read no others
 	Config      ocispec.Image
-	Layers      []Layer // bottom-most first
+	Healthcheck *Healthcheck // which Config cannot hold
+	Layers      []Layer      // bottom-most first
 	Created     time.Time
 	Size        int64 // bytes of all layers, unpacked
 }

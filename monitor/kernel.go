@@ -100,3 +100,18 @@ func itoa(n int) string {
 	}
 	return string(b[i:])
 }
+
+// newTimer makes a descriptor that can be read when ms milliseconds have passed
+// (timerfd_create(2)); -1 if that cannot be.
+func newTimer(ms int) int {
+	const monotonic, cloexec = 1, 0o2000000
+	fd, _, e := syscall.RawSyscall(syscall.SYS_TIMERFD_CREATE, monotonic, cloexec, 0)
+	if e != 0 {
+		return -1
+	}
+	spec := [2]syscall.Timespec{1: syscall.NsecToTimespec(int64(max(ms, 1)) * 1e6)} // interval, first
+	if _, _, e := syscall.RawSyscall6(syscall.SYS_TIMERFD_SETTIME, fd, 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0); e != 0 {
+		return -1
+	}
+	return int(fd)
+}

@@ -3,7 +3,8 @@
 // links: in one with viv-oci it would wait with a fifth more memory.
 //
 // Under the name docker-init or viv-init it is the first process inside a
-// container that runs with --init; see package monitor/initproc.
+// container that runs with --init; see package monitor/initproc. Under the name
+// viv-wait it waits between two health checks; see monitor.Wait.
 package main
 
 import (
@@ -19,19 +20,23 @@ import (
 func arguments() []string
 
 func main() {
-	if args := arguments(); len(args) > 0 && isInit(args[0]) {
-		initproc.Main(args)
+	if args := arguments(); len(args) > 0 {
+		switch base(args[0]) {
+		case "docker-init", "viv-init":
+			initproc.Main(args)
+		case "viv-wait":
+			monitor.Wait(args)
+		}
 	}
 	monitor.Main()
 }
 
-// isInit tells by the program's name what it was started as.
-func isInit(name string) bool {
+// base is the last part of the name that the program was started as.
+func base(name string) string {
 	for i := len(name) - 1; i >= 0; i-- {
 		if name[i] == '/' {
-			name = name[i+1:]
-			break
+			return name[i+1:]
 		}
 	}
-	return name == "docker-init" || name == "viv-init"
+	return name
 }

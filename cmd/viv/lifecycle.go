@@ -131,6 +131,20 @@ func newCleanup(a *app) *cobra.Command {
 	}
 }
 
+// newHealth is what the process that checks a container's health becomes; nobody types it.
+func newHealth(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "health CONTAINER", Short: "Check a container's health", Args: exactArgs(1), Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			e, err := a.engine()
+			if err != nil {
+				return err
+			}
+			return e.CheckHealth(cmd.Context(), args[0])
+		},
+	}
+}
+
 func newTop(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "top CONTAINER [ps OPTIONS]", Short: "Display the running processes of a container", Args: minArgs(1)}
 	c.Flags().SetInterspersed(false)

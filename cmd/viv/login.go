@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"vivarium/engine"
@@ -95,17 +96,38 @@ func (a *app) promptCredentials(o *engine.LoginOptions) error {
 		}
 	}
 	if o.Password == "" {
-		fmt.Fprint(a.out, "Password: ")
-		b, err := term.ReadPassword(int(a.in.Fd()))
-		fmt.Fprintln(a.out)
-		if err != nil {
+		var err error
+		if o.Password, err = a.askPassword(); err != nil {
 			return fmt.Errorf("read the password: %w", err)
 		}
-		if o.Password = string(b); o.Password == "" {
+		if o.Password == "" {
 			return errors.New("password is empty")
 		}
 	}
 	return nil
+}
+
+// askPassword reads a line that the terminal does not show. The echo is off before
+// the question is there: who is quick, or a program, types right after it.
+func (a *app) askPassword() (string, error) {
+	fd := int(a.in.Fd())
+	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return "", err
+	}
+	quiet := *old
+	quiet.Lflag &^= unix.ECHO
+	quiet.Lflag |= unix.ECHONL | unix.ICANON | unix.ISIG
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &quiet); err != nil {
+		return "", err
+	}
+	defer unix.IoctlSetTermios(fd, unix.TCSETS, old)
+	fmt.Fprint(a.out, "Password: ")
+	line, err := bufio.NewReader(io.LimitReader(a.in, 1<<16)).ReadString('\n')
+	if err == io.EOF && line != "" {
+		err = nil
+	}
+	return strings.TrimRight(line, "\r\n"), err
 }
 
 func newLogout(a *app) *cobra.Command {

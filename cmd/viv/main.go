@@ -83,7 +83,7 @@ func topVerbs() []verb {
 		{"images", newImages}, {"rmi", newRmi}, {"tag", newTag}, {"pull", newPull}, {"load", newLoad}, {"save", newSave},
 		{"import", newImport}, {"history", newHistory}, {"login", newLogin}, {"logout", newLogout},
 		{"container", newContainerGroup}, {"image", newImageGroup}, {"volume", newVolumeGroup}, {"system", newSystemGroup},
-		{"network", newNetworkGroup}, {"completion", newCompletion}, {"cleanup", newCleanup},
+		{"network", newNetworkGroup}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
 	}
 }
 

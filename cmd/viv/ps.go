@@ -119,7 +119,7 @@ func psRowOf(s *engine.Summary, now time.Time, noTrunc bool) psRow {
 	r := psRow{
 		ID: c.ID, Image: c.Image, Names: c.Name, CreatedAt: c.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
 		RunningFor: units.HumanDuration(now.Sub(c.Created)) + " ago", Ports: portList(s.Ports), State: s.State.State,
-		Status: statusText(s.State, now), labels: c.Labels(), Labels: labelList(c.Labels()), Size: sizeText(s),
+		Status: statusText(s.State, s.Health, now), labels: c.Labels(), Labels: labelList(c.Labels()), Size: sizeText(s),
 	}
 	command := commandText(c)
 	if !noTrunc {
@@ -185,11 +185,18 @@ func ellipsis(s string, n int) string {
 }
 
 // statusText is Docker's sentence about a state: "Up 2 minutes (Paused)".
-func statusText(st wire.Status, now time.Time) string {
+func statusText(st wire.Status, health string, now time.Time) string {
 	since := func(ns int64) string { return units.HumanDuration(now.Sub(time.Unix(0, ns))) }
 	switch st.State {
 	case wire.Running:
-		return "Up " + since(st.StartedAt)
+		text := "Up " + since(st.StartedAt)
+		switch health {
+		case "", "none":
+			return text
+		case "starting":
+			health = "health: starting"
+		}
+		return text + " (" + health + ")"
 	case wire.Paused:
 		return fmt.Sprintf("Up %s (Paused)", since(st.StartedAt))
 	case wire.Restarting:

@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
 	"vivarium/bundle"
+	"vivarium/image"
 	"vivarium/network"
 )
 
@@ -21,8 +23,11 @@ type createFlags struct {
 	fs *pflag.FlagSet
 	o  bundle.Options
 
-	quiet       bool
-	stopTimeout int
+	quiet         bool
+	healthCmd     string
+	health        image.Healthcheck
+	noHealthcheck bool
+	stopTimeout   int
 
 	attach                                  listFlag
 	interactive                             bool
@@ -252,7 +257,13 @@ func (f *createFlags) addLife(fs *pflag.FlagSet) {
 	fs.StringVar(&f.o.Platform, "platform", "", "platform of the image: os/arch[/variant]")
 	fs.StringVar(&f.o.Pull, "pull", "missing", "when to pull the image: always, missing or never")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "do not show the progress of a pull")
-	fs.Bool("no-healthcheck", false, "run no health check (none is run anyway)")
+	fs.StringVar(&f.healthCmd, "health-cmd", "", "command that tells whether the container is well")
+	fs.DurationVar(&f.health.Interval, "health-interval", 0, "time between two health checks (default 30s)")
+	fs.DurationVar(&f.health.Timeout, "health-timeout", 0, "time that one may take (default 30s)")
+	fs.DurationVar(&f.health.StartPeriod, "health-start-period", 0, "time to start, in which failures do not count")
+	fs.DurationVar(&f.health.StartInterval, "health-start-interval", 0, "time between two health checks in that period (default 5s)")
+	fs.IntVar(&f.health.Retries, "health-retries", 0, "failures in a row that make the container unhealthy (default 3)")
+	fs.BoolVar(&f.noHealthcheck, "no-healthcheck", false, "run no health check, also if the image has one")
 	fs.Bool("disable-content-trust", true, "skip signatures (they are never verified)")
 	_ = fs.MarkHidden("disable-content-trust")
 }
@@ -265,8 +276,6 @@ func addRefused(fs *pflag.FlagSet) {
 			_ = fs.MarkHidden(n)
 		}
 	}
-	refuse("health checks are not run; remove the --health-* flags",
-		"health-cmd", "health-interval", "health-retries", "health-start-interval", "health-start-period", "health-timeout")
 	refuse("containers run under viv's own runtime only", "runtime")
 	refuse("there is no GPU support; pass the device nodes with --device", "gpus")
 	refuse("the size of a container's layer cannot be limited", "storage-opt")
@@ -667,8 +676,40 @@ func (f *createFlags) readDevices() error {
 	return nil
 }
 
+// readHealth makes the health check of the --health flags; nil if there are none.
+func (f *createFlags) readHealth() (*image.Healthcheck, error) {
+	h := f.health
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{{"interval", h.Interval}, {"timeout", h.Timeout}, {"start-period", h.StartPeriod}, {"start-interval", h.StartInterval}, {"retries", time.Duration(h.Retries)}} {
+		if d.value < 0 {
+			return nil, fmt.Errorf("--health-%s cannot be negative", d.name)
+		}
+		if d.value > 0 && d.value < time.Millisecond && d.name != "retries" {
+			return nil, fmt.Errorf("--health-%s cannot be less than 1ms", d.name)
+		}
+	}
+	if f.healthCmd != "" {
+		h.Test = []string{"CMD-SHELL", f.healthCmd}
+	}
+	set := len(h.Test) > 0 || h.Retries != 0 || h.Interval+h.Timeout+h.StartPeriod+h.StartInterval != 0
+	switch {
+	case f.noHealthcheck && set:
+		return nil, errors.New("--no-healthcheck conflicts with --health-* options")
+	case f.noHealthcheck:
+		return &image.Healthcheck{Test: []string{"NONE"}}, nil
+	case !set:
+		return nil, nil
+	}
+	return &h, nil
+}
+
 func (f *createFlags) readLife() (err error) {
 	c, h := &f.o.Config, &f.o.HostConfig
+	if c.Healthcheck, err = f.readHealth(); err != nil {
+		return err
+	}
 	if h.RestartPolicy, err = bundle.ParseRestartPolicy(f.restart); err != nil {
 		return err
 	}

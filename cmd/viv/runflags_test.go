@@ -100,7 +100,7 @@ func TestCreateFlags(t *testing.T) {
 func TestCreateFlagErrors(t *testing.T) {
 	none := filepath.Join(t.TempDir(), "none")
 	for args, want := range map[string]string{
-		"--health-cmd x":                      "health checks are not run",
+		"--health-cmd x --no-healthcheck":     "--no-healthcheck conflicts with --health-* options",
 		"--runtime runc":                      "own runtime only",
 		"--gpus all":                          "no GPU support",
 		"--storage-opt size=1":                "cannot be limited",

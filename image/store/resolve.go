@@ -172,6 +172,9 @@ func (s *Store) load(entries []entry, e entry) (image.Image, error) {
 	if img.Config, err = ParseConfig(b); err != nil {
 		return image.Image{}, err
 	}
+	if img.Healthcheck, err = image.ParseHealthcheck(b); err != nil {
+		return image.Image{}, fmt.Errorf("decode image config: %w", err)
+	}
 	if img.Config.Created != nil {
 		img.Created = *img.Config.Created
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"sync"
@@ -72,6 +73,9 @@ func Spawn(binary string) (*Launch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the monitor's socket: %w", err)
 	}
+	// What a shell left open for us ("9>lock") must not stay open with the container.
+	// Ours are all marked so already; before Linux 5.11 it stays.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	pid, err := syscall.ForkExec(binary, []string{"viv-monitor"}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"GOMAXPROCS=1", "GOGC=off"}, // see monitor.Main
