@@ -73,3 +73,70 @@ func TestCopyTreeDeep(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// TestCopyTreeRace exchanges a directory and a file for symlinks to the outside,
+// over and over, while the tree is copied: nothing from outside is ever copied.
+func TestCopyTreeRace(t *testing.T) {
+	from, outside := t.TempDir(), t.TempDir()
+	for _, err := range []error{
+		os.MkdirAll(filepath.Join(from, "a"), 0o755),
+		os.WriteFile(filepath.Join(from, "a/f"), []byte("inside"), 0o644),
+		os.WriteFile(filepath.Join(from, "file"), []byte("inside"), 0o644),
+		os.WriteFile(filepath.Join(outside, "f"), []byte("secret"), 0o644),
+		os.Symlink(outside, filepath.Join(from, "b")),
+		os.Symlink(filepath.Join(outside, "f"), filepath.Join(from, "link")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := openDir(t, from)
+	stop, done := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-stop:
+				done <- n
+				return
+			default:
+			}
+			unix.Renameat2(dir, "a", dir, "b", unix.RENAME_EXCHANGE)
+			unix.Renameat2(dir, "file", dir, "link", unix.RENAME_EXCHANGE)
+			n++
+		}
+	}()
+	copied := 0
+	for range 1000 {
+		to, err := os.MkdirTemp("", "copy")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dst, err := unix.Open(to, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if copyTree(dir, dst, true) == nil {
+			copied++
+		}
+		unix.Close(dst)
+		for _, name := range []string{"a/f", "b/f", "file", "link"} {
+			// A link that was copied as one leads outside; a copy does not.
+			fd, err := unix.Openat2(unix.AT_FDCWD, filepath.Join(to, name), &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+			if err != nil {
+				continue
+			}
+			b := make([]byte, 16)
+			n, _ := unix.Read(fd, b)
+			unix.Close(fd)
+			if string(b[:n]) != "inside" {
+				t.Fatalf("%s has %q", name, b[:n])
+			}
+		}
+		os.RemoveAll(to)
+	}
+	close(stop)
+	if n := <-done; n < 300 || copied == 0 {
+		t.Errorf("%d exchanges, %d copies: no race", n, copied)
+	}
+}

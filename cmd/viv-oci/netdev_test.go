@@ -117,12 +117,22 @@ func TestNetDevicesStay(t *testing.T) {
 	if got := ip(t, "addr", "show", "dev", "vx3"); !strings.Contains(got, "10.3.3.3/24") || !strings.Contains(got, ",UP") || !has(t, "vx4") {
 		t.Errorf("after a failure vx3 is\n%s", got)
 	}
-	// A hook that fails: they come back.
+	// A hook that fails: they come back, out of a namespace that ends, too.
 	b.spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"vx3": {Name: "x"}}
 	b.spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/false"}}}
 	b.save()
 	b.fails(1, "createRuntime", "run", "-b", b.bundle, b.id)
 	if got := ip(t, "addr", "show", "dev", "vx3"); !strings.Contains(got, "10.3.3.3/24") {
+		t.Errorf("after a failure vx3 is\n%s", got)
+	}
+	for i := range b.spec.Linux.Namespaces {
+		if b.spec.Linux.Namespaces[i].Type == specs.NetworkNamespace {
+			b.spec.Linux.Namespaces[i].Path = ""
+		}
+	}
+	b.save()
+	b.fails(1, "createRuntime", "run", "-b", b.bundle, b.id)
+	if got := ip(t, "addr", "show", "dev", "vx3"); !strings.Contains(got, "10.3.3.3/24") || !strings.Contains(got, ",UP") {
 		t.Errorf("after a failure vx3 is\n%s", got)
 	}
 }
