@@ -118,7 +118,7 @@ func imageSource(img image.Image) *source {
 // the image is found until the container's record names it.
 func (r *run) findImage(ctx context.Context, s *store.Store, ref string) (image.Image, error) {
 	if r.opt.Pull == "always" {
-		if err := r.e.pullFor(ctx, s, ref, r.opt, false); err != nil {
+		if err := r.e.pullFor(ctx, s, ref, r.pullOptions(), false); err != nil {
 			return image.Image{}, err
 		}
 	}
@@ -127,7 +127,7 @@ func (r *run) findImage(ctx context.Context, s *store.Store, ref string) (image.
 		if err == nil || attempt > 0 || r.opt.Pull == "never" || !errors.Is(err, image.ErrNotFound) || errors.Is(err, errPlatform) && r.opt.Pull == "always" {
 			return img, imageError(ref, err)
 		}
-		if err := r.e.pullFor(ctx, s, ref, r.opt, true); err != nil {
+		if err := r.e.pullFor(ctx, s, ref, r.pullOptions(), true); err != nil {
 			return image.Image{}, err
 		}
 	}
@@ -203,13 +203,24 @@ func imageError(ref string, err error) error {
 	return &Error{Kind: ErrNoSuchImage, Msg: "No such image: " + name, cause: err}
 }
 
-// pullFor pulls the image of a container.
-func (e *Engine) pullFor(ctx context.Context, s *store.Store, ref string, opt RunOptions, missing bool) error {
+// PullOptions says how an image is pulled.
+type PullOptions struct {
+	Platform string       // "": the host's
+	Insecure bool         // plain HTTP, and certificates that nobody vouches for, will do
+	Progress PullProgress // may be nil
+}
+
+func (r *run) pullOptions() PullOptions {
+	return PullOptions{Platform: r.opt.Platform, Progress: r.opt.Progress}
+}
+
+// pullFor pulls an image, a container's or for its own sake.
+func (e *Engine) pullFor(ctx context.Context, s *store.Store, ref string, opt PullOptions, missing bool) error {
 	p := opt.Progress
 	if p == nil {
 		p = silent{}
 	}
-	o := registry.Options{Progress: p.Step}
+	o := registry.Options{Progress: p.Step, Insecure: opt.Insecure}
 	if opt.Platform != "" {
 		want, err := image.ParsePlatform(opt.Platform)
 		if err != nil {
@@ -317,17 +328,16 @@ func (e *Engine) Images(ctx context.Context, ref string, f Filters) ([]ImageSumm
 }
 
 // Pull fetches an image.
-func (e *Engine) Pull(ctx context.Context, ref, platform string, progress PullProgress) (registry.Result, error) {
+func (e *Engine) Pull(ctx context.Context, ref string, opt PullOptions) (registry.Result, error) {
 	s, err := e.images()
 	if err != nil {
 		return registry.Result{}, err
 	}
-	if progress == nil {
-		progress = silent{}
+	if opt.Progress == nil {
+		opt.Progress = silent{}
 	}
 	var res registry.Result
-	opt := RunOptions{Progress: &capture{progress, &res}}
-	opt.Platform = platform
+	opt.Progress = &capture{opt.Progress, &res}
 	return res, e.pullFor(ctx, s, ref, opt, false)
 }
 

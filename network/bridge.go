@@ -226,7 +226,7 @@ func (b *bridge) keepSubnet(host *conn, index int, config *bridgeConfig) error {
 		return err
 	}
 	if other != "" {
-		return fmt.Errorf("subnet %s, used by this engine before, overlaps with %s; remove that, or stop the containers and run `viv system reset`", config.Subnet, other)
+		return fmt.Errorf("subnet %s, used by this engine before, overlaps with %s; remove that, or stop the containers and delete %s", config.Subnet, other, b.path())
 	}
 	return addAddress(host, index, config.Gateway, config.Subnet.Bits())
 }

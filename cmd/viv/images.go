@@ -159,10 +159,11 @@ func newTag(a *app) *cobra.Command {
 }
 
 func newPull(a *app) *cobra.Command {
-	var platform string
+	var o engine.PullOptions
 	var quiet, all bool
 	c := &cobra.Command{Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: exactArgs(1)}
-	c.Flags().StringVar(&platform, "platform", "", "platform of the image: os/arch[/variant]")
+	c.Flags().StringVar(&o.Platform, "platform", "", "platform of the image: os/arch[/variant]")
+	c.Flags().BoolVar(&o.Insecure, "insecure", false, "allow plain HTTP, and certificates that nobody vouches for")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "suppress verbose output")
 	c.Flags().BoolVarP(&all, "all-tags", "a", false, "download all tagged images in the repository")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -173,8 +174,8 @@ func newPull(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		p := newPullPrinter(a, a.out, quiet)
-		_, err = e.Pull(cmd.Context(), args[0], platform, p)
+		o.Progress = newPullPrinter(a, a.out, quiet)
+		_, err = e.Pull(cmd.Context(), args[0], o)
 		if err == nil {
 			fmt.Fprintln(a.out, fullName(args[0]))
 		}

@@ -309,7 +309,7 @@ func (c *client) explain(doing string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
-	case errors.Is(err, errPlainHTTP):
+	case errors.Is(err, errPlainHTTP), errors.Is(err, http.ErrSchemeMismatch) && c.reg.Scheme() == "https":
 		return fmt.Errorf("%s: registry %s: %w", doing, host, errPlainHTTP)
 	case errors.As(err, &te):
 		return c.explainStatus(doing, te)

@@ -2,9 +2,12 @@ package blackbox
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,6 +16,7 @@ import (
 	"vivarium/internal/testenv"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
@@ -49,11 +53,16 @@ func pushed(t *testing.T, e *testenv.Instance, image string, f *trouble) string 
 
 func push(t *testing.T, e *testenv.Instance, ref string, img v1.Image) {
 	t.Helper()
+	pushBy(t, e.Dial, ref, img)
+}
+
+func pushBy(t *testing.T, dial dialer, ref string, img v1.Image) {
+	t.Helper()
 	tag, err := name.NewTag(ref, name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{DialContext: e.Dial, DisableKeepAlives: true}
+	transport := &http.Transport{DialContext: dial, DisableKeepAlives: true}
 	if err := remote.Write(tag, img, remote.WithTransport(transport)); err != nil {
 		t.Fatal(err)
 	}
@@ -171,6 +180,43 @@ func TestPullFromATroubledRegistry(t *testing.T) {
 			fails(t, run.Run(), 125)
 		})
 	}
+}
+
+// TestPullInsecure pulls over plain HTTP from another machine: only if that is asked for.
+func TestPullInsecure(t *testing.T) {
+	testenv.Root(t)
+	vivOnly(t, "Docker has a list of such registries in its configuration")
+	e := testenv.Engine(t)
+	outside := e.Outside()
+	l, err := outside.Listen("tcp", testenv.OutsideAddress+":5000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0))), ReadHeaderTimeout: testenv.DefaultTimeout}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { server.Close() })
+	img, err := testenv.Image(t, "busybox").OCIImage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := testenv.OutsideAddress + ":5000/test/plain:v1"
+	pushBy(t, outside.Dial, ref, img)
+	leavesNothing(t, e, func() { fails(t, e.Viv("pull", "-q", ref), 1, "plain HTTP", "--insecure") })
+	want(t, e.Viv("pull", "-q", "--insecure", ref), 0, ref+"\n")
+	want(t, e.Viv("run", "--rm", "--network", "none", ref, "echo", "here"), 0, "here\n")
+}
+
+// TestDescriptorsOfTheCaller starts a container from a shell that holds a lock: it is
+// the shell's, and free when that has ended.
+func TestDescriptorsOfTheCaller(t *testing.T) {
+	e := newBox(t)
+	file := filepath.Join(t.TempDir(), "lock")
+	cmd := e.Command("run", "-d", "--network", "none", "--health-cmd", "true", box, "sleep", "1000")
+	shell := e.Tool("sh", append([]string{"-c", `exec 9>"$0"; flock 9; "$@"`, file, cmd.Path}, cmd.Args...)...)
+	if res := shell.Run(); res.Code != 0 {
+		t.Fatalf("%v", res)
+	}
+	want(t, e.Tool("flock", "-n", file, "echo", "free").Run(), 0, "free\n")
 }
 
 // TestPullInterrupted interrupts a pull from a registry that hangs.
