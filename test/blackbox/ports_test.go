@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -38,7 +39,8 @@ func ask(t *testing.T, dial dialer, address string) string {
 // secondEngine prepares commands of another engine in the same network.
 func secondEngine(t *testing.T, e *testenv.Instance) func(args ...string) testenv.Result {
 	t.Helper()
-	root, state := e.Root+"x", e.State+"x"
+	// Below the first one's, whose end waits for every process that knows of them.
+	root, state := filepath.Join(e.Root, "second"), filepath.Join(e.State, "second")
 	for _, dir := range []string{root, state} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
@@ -53,11 +55,6 @@ func secondEngine(t *testing.T, e *testenv.Instance) func(args ...string) testen
 	t.Cleanup(func() {
 		if ids := strings.Fields(run("ps", "-aq").Stdout); len(ids) > 0 {
 			run(append([]string{"rm", "-f"}, ids...)...)
-		}
-		for _, dir := range []string{root, state} {
-			if err := os.RemoveAll(dir); err != nil {
-				t.Error(err)
-			}
 		}
 	})
 	return run
