@@ -123,6 +123,9 @@ func (e *Engine) startHealth(c *Container, pid int) error {
 		return fmt.Errorf("start the health checks of container %s: %w", c.Name, err)
 	}
 	lock, err := os.OpenFile(e.healthLock(c.ID), os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // it has ended already, and all of it has gone
+	}
 	if err != nil {
 		return fmt.Errorf("start the health checks of container %s: %w", c.Name, err)
 	}

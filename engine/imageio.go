@@ -105,7 +105,7 @@ type ImageInspection struct {
 	Created       string `json:",omitempty"`
 	DockerVersion string
 	Author        string
-	Config        ispec.ImageConfig
+	Config        InspectedConfig
 	Architecture  string
 	Variant       string `json:",omitempty"`
 	Os            string
@@ -114,6 +114,12 @@ type ImageInspection struct {
 	RootFS        RootFS
 	Metadata      map[string]string
 	Descriptor    ispec.Descriptor
+}
+
+// InspectedConfig is an image's settings with what OCI's form of them lacks.
+type InspectedConfig struct {
+	ispec.ImageConfig
+	Healthcheck *image.Healthcheck `json:",omitempty"`
 }
 
 // RootFS lists an image's layers.
@@ -126,7 +132,7 @@ type RootFS struct {
 func (e *Engine) InspectImage(ctx context.Context, ref string) (*ImageInspection, error) {
 	if ref == hostImage {
 		src := hostSource()
-		return &ImageInspection{ID: hostImage, RepoTags: []string{hostImage}, RepoDigests: []string{}, Config: src.Config, Os: "linux",
+		return &ImageInspection{ID: hostImage, RepoTags: []string{hostImage}, RepoDigests: []string{}, Config: InspectedConfig{ImageConfig: src.Config}, Os: "linux",
 			Architecture: image.DefaultPlatform().Architecture, GraphDriver: GraphDriver{Name: "overlay2", Data: map[string]string{"LowerDir": "/"}}}, nil
 	}
 	img, err := e.Image(ctx, ref)
@@ -135,7 +141,7 @@ func (e *Engine) InspectImage(ctx context.Context, ref string) (*ImageInspection
 	}
 	i := &ImageInspection{
 		ID: string(img.ID), RepoTags: img.RepoTags(), RepoDigests: img.FamiliarDigests(), Author: img.Config.Author,
-		Config: img.Config.Config, Architecture: img.Config.Architecture, Variant: img.Config.Variant, Os: img.Config.OS, Size: img.Size,
+		Config: InspectedConfig{img.Config.Config, img.Healthcheck}, Architecture: img.Config.Architecture, Variant: img.Config.Variant, Os: img.Config.OS, Size: img.Size,
 		RootFS: RootFS{Type: "layers"}, Metadata: map[string]string{}, Descriptor: img.Manifest,
 		GraphDriver: GraphDriver{Name: "overlay2", Data: map[string]string{}},
 	}

@@ -147,6 +147,7 @@ func TestHealthOfTheImage(t *testing.T) {
 	ref := e.Registry(func(h http.Handler) http.Handler { return h }) + "/test/healthy:v1"
 	push(t, e, ref, img)
 	e.MustViv("pull", "-q", ref)
+	want(t, e.Viv("inspect", "-f", "{{json .Config.Healthcheck}} {{(index .Config.Env 0) | len | ne 0}}", ref), 0, `{"Test":["CMD","test","-e","/etc/passwd"],"Interval":200000000} true`+"\n")
 	detached(t, e, "--name", "image", "--network", "none", ref, "sleep", "1000")
 	health(t, e, "image", "healthy")
 	want(t, e.Viv("inspect", "-f", "{{json .Config.Healthcheck}}", "image"), 0, `{"Test":["CMD","test","-e","/etc/passwd"],"Interval":200000000}`+"\n")
@@ -166,6 +167,9 @@ func TestHealthOfTheImage(t *testing.T) {
 
 func TestHealthFlags(t *testing.T) {
 	e := newBox(t)
+	for range 5 { // ends before the first check, and leaves nothing
+		want(t, e.Viv("run", "--rm", "--network", "none", "--health-cmd", "true", "--health-interval", "1ms", box, "echo", "short"), 0, "short\n")
+	}
 	refuse(t, e, []badRun{
 		{args: []string{"--no-healthcheck", "--health-cmd", "true"}, words: []string{"--no-healthcheck conflicts with --health-* options"}},
 		{args: []string{"--health-cmd", "true", "--health-interval", "-1s"}, words: []string{"--health-interval cannot be negative"}},
