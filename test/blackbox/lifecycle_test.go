@@ -274,7 +274,8 @@ func TestPauseUpdateTopStats(t *testing.T) {
 		t.Errorf("top: %q", top)
 	}
 	stats := e.MustViv("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}} {{.PIDs}}", id)
-	if !strings.Contains(stats, "32MiB") || !strings.HasSuffix(stats, " 1") {
+	// On this machine's control groups 20.10 has only zeros of one with a limit.
+	if !testenv.Reference() && (!strings.Contains(stats, "32MiB") || !strings.HasSuffix(stats, " 1")) {
 		t.Errorf("stats: %q", stats)
 	}
 }
