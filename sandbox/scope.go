@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -58,11 +57,10 @@ func (l *launch) makeScope() (release func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("start a placeholder for the scope: %w", err)
 	}
-	ctx := context.Background()
-	m, err := systemd.Connect(ctx)
+	m, err := systemd.Connect()
 	if err == nil {
 		defer m.Close()
-		err = m.Start(ctx, &systemd.Scope{Unit: *l.unit, ID: l.dir.ID, Pid: pid, Resources: l.spec.Linux.Resources,
+		err = m.Start(&systemd.Scope{Unit: *l.unit, ID: l.dir.ID, Pid: pid, Resources: l.spec.Linux.Resources,
 			Annotations: l.spec.Annotations, V2: layout.Mode() == cgroup.V2})
 	}
 	if err != nil {
@@ -101,23 +99,21 @@ func stopScope(rec *state.State) error {
 	if rec.SystemdUnit == "" || !systemd.Running() {
 		return nil
 	}
-	ctx := context.Background()
-	m, err := systemd.Connect(ctx)
+	m, err := systemd.Connect()
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	return m.Stop(ctx, unitOf(rec))
+	return m.Stop(unitOf(rec))
 }
 
 // updateScope tells systemd of changed limits, so that it keeps them when it
 // writes the groups anew.
 func updateScope(rec *state.State, res *specs.LinuxResources, v2 bool) error {
-	ctx := context.Background()
-	m, err := systemd.Connect(ctx)
+	m, err := systemd.Connect()
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	return m.Update(ctx, unitOf(rec), res, v2)
+	return m.Update(unitOf(rec), res, v2)
 }

@@ -1,7 +1,7 @@
 package systemd
 
 import (
-	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	sd "github.com/coreos/go-systemd/v22/dbus"
-	"github.com/godbus/dbus/v5"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -25,35 +23,55 @@ func Running() bool {
 
 // Manager is a connection to systemd: the machine's, or without root the user's.
 type Manager struct {
-	conn    *sd.Conn
+	bus     *bus
 	release int
 }
 
 // Connect reaches systemd. Close the result.
-func Connect(ctx context.Context) (*Manager, error) {
+func Connect() (*Manager, error) {
 	if !Running() {
 		return nil, errors.New("systemd is not running on this host: it cannot make control groups; use the cgroupfs manager of the calling engine")
 	}
-	connect := sd.NewWithContext
-	if os.Geteuid() != 0 {
-		connect = sd.NewUserConnectionContext
-	}
-	conn, err := connect(ctx)
+	b, err := dial()
 	if err != nil {
 		return nil, fmt.Errorf("connect to systemd: %w", err)
 	}
-	return &Manager{conn: conn, release: release(conn)}, nil
+	m := &Manager{bus: b}
+	if m.release, err = m.askRelease(); err == nil {
+		err = b.subscribe()
+	}
+	if err != nil {
+		b.close()
+		return nil, fmt.Errorf("ask systemd: %w", err)
+	}
+	return m, nil
 }
 
-func (m *Manager) Close() { m.conn.Close() }
+func (m *Manager) Close() { m.bus.close() }
 
-// release is systemd's version, 0 if it does not say: "\"252.39-1~deb12u1\"".
-func release(conn *sd.Conn) int {
-	text, err := conn.GetManagerProperty("Version")
-	if err != nil {
-		return 0
+// askRelease asks for systemd's version: "252.39-1~deb12u1" is 252.
+func (m *Manager) askRelease() (int, error) {
+	e := new(encoder)
+	e.text(managerIface)
+	e.text("Version")
+	get := &message{path: managerPath, iface: "org.freedesktop.DBus.Properties", member: "Get", signature: "ss", body: e.b}
+	if !m.bus.direct {
+		get.destination = managerName
 	}
-	text = strings.TrimPrefix(strings.Trim(text, `"`), "v")
+	answer, err := m.bus.call(get)
+	if err != nil {
+		return 0, err
+	}
+	d := answer.arguments(binary.LittleEndian)
+	if d.signature() != "s" {
+		return 0, errMessage
+	}
+	return parseRelease(d.text()), d.err
+}
+
+// parseRelease reads the number that a version begins with, 0 if it has none.
+func parseRelease(text string) int {
+	text = strings.TrimPrefix(text, "v")
 	end := strings.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' })
 	if end < 0 {
 		end = len(text)
@@ -73,13 +91,13 @@ type Scope struct {
 }
 
 // properties are those of a scope, or of a slice, which takes no processes.
-func (m *Manager) properties(s *Scope) ([]sd.Property, error) {
+func (m *Manager) properties(s *Scope) ([]Property, error) {
 	l := new(list)
-	l.properties = append(l.properties, sd.PropDescription("viv-oci container "+s.ID))
+	l.add("Description", "viv-oci container "+s.ID)
 	if strings.HasSuffix(s.Name, sliceSuffix) {
-		l.properties = append(l.properties, sd.PropWants(s.Slice))
+		l.add("Wants", []string{s.Slice})
 	} else {
-		l.properties = append(l.properties, sd.PropSlice(s.Slice))
+		l.add("Slice", s.Slice)
 		l.add("Delegate", true) // systemd leaves what is below alone
 		l.add("PIDs", []uint32{uint32(s.Pid)})
 	}
@@ -108,22 +126,23 @@ func (m *Manager) properties(s *Scope) ([]sd.Property, error) {
 
 // Start makes the unit, and waits until its groups are there with the process in
 // them.
-func (m *Manager) Start(ctx context.Context, s *Scope) error {
+func (m *Manager) Start(s *Scope) error {
 	properties, err := m.properties(s)
 	if err != nil {
 		return fmt.Errorf("make systemd unit %s: %w", s.Name, err)
 	}
-	err = m.job(ctx, func(ctx context.Context, done chan<- string) error {
-		_, err := m.conn.StartTransientUnitContext(ctx, s.Name, "replace", properties, done)
-		return err
-	})
+	e := new(encoder)
+	e.text(s.Name)
+	e.text("replace")
+	if err := e.properties(properties); err != nil {
+		return fmt.Errorf("make systemd unit %s: %w", s.Name, err)
+	}
+	e.array(8, func() {}) // no units beside it
+	err = m.job("StartTransientUnit", "ssa(sv)a(sa(sv))", e.b)
 	if isError(err, "org.freedesktop.systemd1.UnitExists") {
 		// One that failed stays on record until it is reset.
-		_ = m.conn.ResetFailedUnitContext(ctx, s.Name)
-		err = m.job(ctx, func(ctx context.Context, done chan<- string) error {
-			_, err := m.conn.StartTransientUnitContext(ctx, s.Name, "replace", properties, done)
-			return err
-		})
+		m.resetFailed(s.Name)
+		err = m.job("StartTransientUnit", "ssa(sv)a(sa(sv))", e.b)
 	}
 	if err != nil {
 		return fmt.Errorf("make systemd unit %s: %w", s.Name, err)
@@ -132,27 +151,41 @@ func (m *Manager) Start(ctx context.Context, s *Scope) error {
 }
 
 // Stop ends the unit and what runs in it. One that is gone is no error.
-func (m *Manager) Stop(ctx context.Context, u Unit) error {
-	err := m.job(ctx, func(ctx context.Context, done chan<- string) error {
-		_, err := m.conn.StopUnitContext(ctx, u.Name, "replace", done)
-		return err
-	})
+func (m *Manager) Stop(u Unit) error {
+	e := new(encoder)
+	e.text(u.Name)
+	e.text("replace")
+	err := m.job("StopUnit", "ss", e.b)
 	if isError(err, "org.freedesktop.systemd1.NoSuchUnit") {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("stop systemd unit %s: %w", u.Name, err)
 	}
-	_ = m.conn.ResetFailedUnitContext(ctx, u.Name) // fails when it has not failed
+	m.resetFailed(u.Name)
 	return nil
+}
+
+// resetFailed lets systemd forget a unit that failed; that another one has not is
+// no error.
+func (m *Manager) resetFailed(name string) {
+	e := new(encoder)
+	e.text(name)
+	_, _ = m.bus.manager("ResetFailedUnit", "s", e.b)
 }
 
 // Update changes limits that systemd has properties for. They hold until the
 // unit is gone.
-func (m *Manager) Update(ctx context.Context, u Unit, r *specs.LinuxResources, v2 bool) error {
+func (m *Manager) Update(u Unit, r *specs.LinuxResources, v2 bool) error {
 	properties, err := Resources(r, v2, m.release)
 	if err == nil && len(properties) > 0 {
-		err = m.conn.SetUnitPropertiesContext(ctx, u.Name, true, properties...)
+		e := new(encoder)
+		e.text(u.Name)
+		e.u32(1) // for as long as the unit runs
+		if err = e.properties(properties); err == nil {
+			m.bus.until = time.Now().Add(timeout)
+			_, err = m.bus.manager("SetUnitProperties", "sba(sv)", e.b)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("change systemd unit %s: %w", u.Name, err)
@@ -161,25 +194,40 @@ func (m *Manager) Update(ctx context.Context, u Unit, r *specs.LinuxResources, v
 }
 
 // job starts a job and waits for its result.
-func (m *Manager) job(ctx context.Context, start func(context.Context, chan<- string) error) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	done := make(chan string, 1)
-	if err := start(ctx, done); err != nil {
+func (m *Manager) job(member, signature string, body []byte) error {
+	m.bus.until = time.Now().Add(timeout)
+	answer, err := m.bus.manager(member, signature, body)
+	if err != nil {
 		return err
 	}
-	select {
-	case result := <-done:
-		if result != "done" {
-			return fmt.Errorf("its job ended with %q", result)
+	d := answer.arguments(binary.LittleEndian)
+	path := d.text()
+	if d.err != nil {
+		return d.err
+	}
+	for {
+		removed, err := m.bus.signal("JobRemoved")
+		if err != nil {
+			return fmt.Errorf("wait for the end of its job: %w", err)
 		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for its job: %w", ctx.Err())
+		d := removed.arguments(binary.LittleEndian) // uoss: number, path, unit, result
+		d.u32()
+		job := d.text()
+		d.text()
+		result := d.text()
+		if d.err != nil {
+			return d.err
+		}
+		if job == path {
+			if result != "done" {
+				return fmt.Errorf("its job ended with %q", result)
+			}
+			return nil
+		}
 	}
 }
 
 func isError(err error, name string) bool {
-	var e dbus.Error
-	return errors.As(err, &e) && e.Name == name
+	var e *remoteError
+	return errors.As(err, &e) && e.name == name
 }

@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	sd "github.com/coreos/go-systemd/v22/dbus"
-	"github.com/godbus/dbus/v5"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"vivarium/sandbox/cgroup"
@@ -19,12 +17,12 @@ const infinity = math.MaxUint64
 
 // list collects properties of a unit.
 type list struct {
-	properties []sd.Property
+	properties []Property
 	err        error
 }
 
 func (l *list) add(name string, value any) {
-	l.properties = append(l.properties, sd.Property{Name: name, Value: dbus.MakeVariant(value)})
+	l.properties = append(l.properties, Property{Name: name, Value: value})
 }
 
 func (l *list) fail(err error) {
@@ -48,7 +46,7 @@ func (l *list) limit(name string, value *int64) {
 // Resources gives the properties of systemd (systemd.resource-control(5)) that
 // stand for limits; which limits have one is runc's list (docs/systemd.md).
 // release is systemd's (252): what it is too old for is left to the files.
-func Resources(r *specs.LinuxResources, v2 bool, release int) ([]sd.Property, error) {
+func Resources(r *specs.LinuxResources, v2 bool, release int) ([]Property, error) {
 	if r == nil {
 		return nil, nil
 	}
@@ -266,8 +264,8 @@ const annotated = "org.systemd.property."
 // GVariant, as runc takes them (docs/systemd.md): "org.systemd.property.TimeoutStopUSec":
 // "uint64 123456789". A name that ends in "Sec" is in seconds, and becomes the
 // "USec" that systemd knows.
-func Annotations(a map[string]string) ([]sd.Property, error) {
-	var out []sd.Property
+func Annotations(a map[string]string) ([]Property, error) {
+	var out []Property
 	for _, key := range sortedKeys(a) {
 		name, ok := strings.CutPrefix(key, annotated)
 		if !ok {
@@ -276,7 +274,7 @@ func Annotations(a map[string]string) ([]sd.Property, error) {
 		if !isPropertyName(name) {
 			return nil, fmt.Errorf("annotation %s: %q is no name of a property", key, name)
 		}
-		v, err := dbus.ParseVariant(a[key], dbus.Signature{})
+		v, err := parseVariant(a[key])
 		if err != nil {
 			return nil, fmt.Errorf("annotation %s=%s: %w", key, a[key], err)
 		}
@@ -286,7 +284,7 @@ func Annotations(a map[string]string) ([]sd.Property, error) {
 			}
 			name = base + "USec"
 		}
-		out = append(out, sd.Property{Name: name, Value: v})
+		out = append(out, Property{Name: name, Value: v})
 	}
 	return out, nil
 }
@@ -303,28 +301,127 @@ func isPropertyName(name string) bool {
 	return true
 }
 
-func microseconds(v dbus.Variant) (dbus.Variant, error) {
-	var us uint64
+func microseconds(value any) (uint64, error) {
 	const million = 1_000_000
-	switch n := v.Value().(type) {
+	switch n := value.(type) {
 	case byte:
-		us = uint64(n) * million
-	case int16:
-		us = uint64(n) * million
+		return uint64(n) * million, nil
 	case uint16:
-		us = uint64(n) * million
-	case int32:
-		us = uint64(n) * million
+		return uint64(n) * million, nil
 	case uint32:
-		us = uint64(n) * million
-	case int64:
-		us = uint64(n) * million
+		return uint64(n) * million, nil
 	case uint64:
-		us = n * million
+		return n * million, nil
+	case int16:
+		return uint64(n) * million, nil
+	case int32:
+		return uint64(n) * million, nil
+	case int64:
+		return uint64(n) * million, nil
 	case float64:
-		us = uint64(n * million)
-	default:
-		return v, fmt.Errorf("%v is not a number of seconds", v)
+		return uint64(n * million), nil
 	}
-	return dbus.MakeVariant(us), nil
+	return 0, fmt.Errorf("%v is not a number of seconds", value)
+}
+
+// parseVariant reads a value in GVariant's text format, of the kinds that
+// properties have: booleans, numbers with or without the word for their type
+// (int32 without), strings in quotes, and arrays of strings.
+func parseVariant(text string) (any, error) {
+	text = strings.TrimSpace(text)
+	switch {
+	case text == "true" || text == "false":
+		return text == "true", nil
+	case len(text) >= 2 && (text[0] == '\'' || text[0] == '"'):
+		s, rest, err := quoted(text)
+		if err == nil && rest != "" {
+			err = fmt.Errorf("%q stands behind the string", rest)
+		}
+		return s, err
+	case strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]"):
+		return stringArray(text[1 : len(text)-1])
+	}
+	kind, digits, typed := strings.Cut(text, " ")
+	if !typed {
+		kind, digits = "int32", text
+		if strings.ContainsAny(text, ".eE") {
+			kind = "double"
+		}
+	}
+	return number(kind, strings.TrimSpace(digits))
+}
+
+func number(kind, digits string) (any, error) {
+	var value any
+	var err error
+	switch kind {
+	case "byte":
+		var n uint64
+		n, err = strconv.ParseUint(digits, 0, 8)
+		value = byte(n)
+	case "uint16":
+		var n uint64
+		n, err = strconv.ParseUint(digits, 0, 16)
+		value = uint16(n)
+	case "uint32":
+		var n uint64
+		n, err = strconv.ParseUint(digits, 0, 32)
+		value = uint32(n)
+	case "uint64":
+		value, err = strconv.ParseUint(digits, 0, 64)
+	case "int16":
+		var n int64
+		n, err = strconv.ParseInt(digits, 0, 16)
+		value = int16(n)
+	case "int32":
+		var n int64
+		n, err = strconv.ParseInt(digits, 0, 32)
+		value = int32(n)
+	case "int64":
+		value, err = strconv.ParseInt(digits, 0, 64)
+	case "double":
+		value, err = strconv.ParseFloat(digits, 64)
+	default:
+		return nil, fmt.Errorf("%q is no value in GVariant's text format that a property takes", strings.TrimSpace(kind+" "+digits))
+	}
+	return value, err
+}
+
+// quoted takes a string in quotes from the beginning of a text.
+func quoted(text string) (s, rest string, err error) {
+	var out strings.Builder
+	for i := 1; i < len(text); i++ {
+		switch text[i] {
+		case text[0]:
+			return out.String(), strings.TrimSpace(text[i+1:]), nil
+		case '\\':
+			if i++; i < len(text) {
+				out.WriteByte(text[i])
+			}
+		default:
+			out.WriteByte(text[i])
+		}
+	}
+	return "", "", fmt.Errorf("the string %s has no end", text)
+}
+
+func stringArray(text string) ([]string, error) {
+	list := []string{}
+	for text = strings.TrimSpace(text); text != ""; {
+		if text[0] != '\'' && text[0] != '"' {
+			return nil, fmt.Errorf("an array of other things than strings: %s", text)
+		}
+		s, rest, err := quoted(text)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+		if text = rest; text != "" {
+			if text[0] != ',' {
+				return nil, fmt.Errorf("%q stands where a comma is to be", text)
+			}
+			text = strings.TrimSpace(text[1:])
+		}
+	}
+	return list, nil
 }

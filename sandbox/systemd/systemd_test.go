@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"reflect"
@@ -8,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	sd "github.com/coreos/go-systemd/v22/dbus"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -65,10 +65,10 @@ func FuzzParsePath(f *testing.F) {
 }
 
 // texts writes properties as "Name=value", for comparison.
-func texts(list []sd.Property) []string {
+func texts(list []Property) []string {
 	var out []string
 	for _, p := range list {
-		v := p.Value.Value()
+		v := p.Value
 		if v == uint64(infinity) {
 			v = "infinity"
 		}
@@ -173,4 +173,51 @@ func TestAnnotations(t *testing.T) {
 			t.Errorf("%s=%s is taken: %v", key, value, texts(got))
 		}
 	}
+}
+
+func TestParseVariant(t *testing.T) {
+	for text, want := range map[string]any{"true": true, "7": int32(7), "-7": int32(-7), "uint64 5": uint64(5), "int64 -5": int64(-5), "byte 0xff": byte(255),
+		"double 1.5": 1.5, "1.5": 1.5, "'a b'": "a b", `"it\"s"`: `it"s`, "['a', \"b\"]": []string{"a", "b"}, "[]": []string{}} {
+		if got, err := parseVariant(text); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s is %#v, %v; want %#v", text, got, err, want)
+		}
+	}
+	for _, bad := range []string{"", "maybe", "byte 256", "uint64 -1", "'open", "'a' b", "[1]", "['a' 'b']", "('a', 1)"} {
+		if got, err := parseVariant(bad); err == nil {
+			t.Errorf("%s is taken: %#v", bad, got)
+		}
+	}
+}
+
+// TestMessages writes a message and reads it again. That others read it as it is
+// meant, the tests on systemd itself show.
+func TestMessages(t *testing.T) {
+	e := new(encoder)
+	e.text("unit")
+	if err := e.properties([]Property{{"A", "text"}, {"B", true}, {"C", uint64(1) << 60}, {"D", []byte{1, 2}}, {"E", []deviceAllow{{"/dev/null", "rw"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	m := &message{kind: methodCall, serial: 7, path: "/a", iface: "b.c", member: "D", destination: "e.f", signature: "sa(sv)", body: e.b}
+	got, err := decode(m.encode())
+	if err != nil || !reflect.DeepEqual(got, m) {
+		t.Errorf("%+v, %v; want %+v", got, err, m)
+	}
+	if err := e.properties([]Property{{"X", struct{}{}}}); err == nil {
+		t.Error("a value without a form is taken")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add((&message{kind: signalMessage, serial: 1, path: "/a", iface: "b", member: "C", signature: "s", body: []byte{1, 0, 0, 0, 'x', 0}}).encode())
+	f.Add((&message{kind: errorReply, serial: 2, reply: 1, errorName: "a.b"}).encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := decode(b)
+		if err != nil {
+			return
+		}
+		d := m.arguments(binary.LittleEndian)
+		d.signature()
+		d.text()
+		d.u32()
+	})
 }
