@@ -166,7 +166,7 @@ func (b *bench) run(o options) error {
 	if o.out == "" {
 		return nil
 	}
-	return os.WriteFile(o.out, []byte(b.report(done)), 0o644)
+	return os.WriteFile(o.out, []byte(b.report(done)+b.traceTable(plain)), 0o644)
 }
 
 // cleanUp stops and removes all that was started, last first.

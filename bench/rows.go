@@ -21,6 +21,9 @@ func (b *bench) rows() []row {
 	return []row{
 		{name: "OCI run of /bin/true", unit: "ms", measure: ociRun(plain), targets: map[string]float64{"crun": 0.5}},
 		{name: "OCI run, Docker's seccomp profile", unit: "ms", measure: ociRun(filtered), targets: map[string]float64{"crun": 0.2}},
+		{name: "OCI create, start, delete of /bin/true", unit: "ms", measure: ociLife, targets: map[string]float64{"crun": 0.5}},
+		{name: "OCI run, 100 at once", unit: "ms", measure: ociCrowd, targets: map[string]float64{"crun": 0.5}},
+		{name: "OCI run, most memory of the runtime", unit: "MB", measure: ociMemory, targets: map[string]float64{"crun": 2}},
 		{name: "OCI exec of /bin/true", unit: "ms", measure: ociExec, targets: map[string]float64{"crun": 0.75}},
 		{
 			name: "run --rm from an image, no network", unit: "ms", measure: engineRun("--network", "none"),

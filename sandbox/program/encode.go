@@ -21,7 +21,7 @@ const (
 func (p *Program) Encode() []byte {
 	b := make([]byte, 0, 1024+opSize*(len(p.Before)+len(p.Child)+len(p.After)+len(p.Undo))+len(p.Data)+relocSize*len(p.Relocs)+128*len(p.Steps))
 	b = append(b, magic...)
-	for _, v := range []uint64{p.CloneFlags, uint64(p.CgroupSlot), boolBits(p.Terminal, p.Hold, p.Pinned, p.SharesMemory), uint64(p.Candidates), uint64(p.ExecOp), p.ForkFlags, uint64(p.LabelSlot), uint64(p.LabelOp)} {
+	for _, v := range []uint64{p.CloneFlags, uint64(p.CgroupSlot), boolBits(p.Terminal, p.Hold, p.Pinned), uint64(p.Candidates), uint64(p.ExecOp), p.ForkFlags, uint64(p.LabelSlot), uint64(p.LabelOp)} {
 		b = putU64(b, v)
 	}
 	b = putString(b, p.UIDMap)
@@ -133,7 +133,7 @@ func Decode(b []byte) (*Program, error) {
 	r := &reader{b: b[len(magic):]}
 	p := &Program{CloneFlags: r.u64(), CgroupSlot: int16(r.u64())}
 	flags := r.u64()
-	p.Terminal, p.Hold, p.Pinned, p.SharesMemory = flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0
+	p.Terminal, p.Hold, p.Pinned = flags&1 != 0, flags&2 != 0, flags&4 != 0
 	p.Candidates, p.ExecOp, p.ForkFlags = int(r.u64()), int(r.u64()), r.u64()
 	p.LabelSlot, p.LabelOp = int16(r.u64()), int(r.u64())
 	p.UIDMap, p.GIDMap = string(r.text()), string(r.text())

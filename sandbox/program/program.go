@@ -121,10 +121,6 @@ type Program struct {
 	// Pinned: the parent's ops change what belongs to their thread (setns,
 	// unshare), so they must all run on one.
 	Pinned bool
-	// SharesMemory: the child may work in its parent's memory until its execve.
-	// It must not where something that it sets belongs to the memory and would
-	// be the parent's too.
-	SharesMemory bool
 	// ForkFlags are those of the Fork op in Child, if there is one: then the
 	// child is not the process that runs the command, but makes it, reports it
 	// ('P') and ends.

@@ -41,6 +41,9 @@ func (p Phase) String() string {
 type loaded struct {
 	*program.Program
 	base unsafe.Pointer
+	// child is here because the kernel writes into it: load's result is on the
+	// heap, which does not move.
+	child childArgs
 }
 
 // load resolves the addresses of p in place: p cannot be encoded or loaded

@@ -27,7 +27,6 @@ const (
 	sysClone3    = 435
 	sysPidfdOpen = 434
 
-	cloneVM_          = 0x100
 	cloneParent       = 0x8000
 	clonePidfd        = 0x1000
 	cloneClearSighand = 0x100000000
@@ -76,7 +75,6 @@ type Process struct {
 	PidFD int
 	sync  int
 	prog  *program.Program
-	child *childArgs // has to live until the child's execve, like prog
 }
 
 // cloneArgs is struct clone_args of clone3(2), as of Linux 5.7.
@@ -142,14 +140,14 @@ func (l *loaded) start(s *slots) (*Process, error) {
 	defer syscall.Close(stub)
 	s[program.SlotStub] = int32(stub)
 
-	pid, pidfd, child, e := l.fork(s, pair[0])
+	pid, pidfd, e := l.fork(s, pair[0])
 	if e != 0 {
 		syscall.Close(pair[0])
 		err := l.failure(Before, l.Before, len(l.Before), e)
 		err.Step = program.Step{Kind: "clone", Why: "clone the container's first process with its namespaces"}
 		return nil, l.undo(s, err)
 	}
-	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], prog: l.Program, child: child}
+	proc := &Process{Pid: pid, PidFD: pidfd, sync: pair[0], prog: l.Program}
 	failed := l.forked(proc)
 	s[program.SlotParent], s[program.SlotChild] = int32(pair[0]), int32(proc.Pid)
 	if failed == nil {
@@ -174,60 +172,32 @@ type childArgs struct {
 	// as a number must not be on a stack: a stack may move.
 	pidfd int32
 	mask  [16]byte // a signal set with nothing in it
-	stack []byte   // of a child that shares our memory
 }
-
-// childStack is the size of the stack of a child that shares memory: its deepest
-// call needs less than the linker's bound for nosplit functions (800 bytes).
-const childStack = 16 << 10
 
 // fork clones the child. Signals are blocked around it, so that none of the
 // runtime's handlers runs in the child; it starts with none (CLONE_CLEAR_SIGHAND,
 // Linux 5.5) and unblocks them.
 //
-// A child that may (program.SharesMemory) shares the parent's memory until its
-// execve, which saves a copy of the page tables and a fault for each page that
-// either touches; it then has a stack and slots of its own. That is what vfork
-// does, but the parent goes on and can put a bound on it. The childArgs have to
-// live until the child's execve.
-//
 //go:norace
 //go:noinline
-func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, child *childArgs, e syscall.Errno) {
-	child = &childArgs{ops: l.Child, slots: s, base: l.base, parent: parentEnd, pidfd: -1}
+func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, e syscall.Errno) {
+	l.child = childArgs{ops: l.Child, slots: s, base: l.base, parent: parentEnd, pidfd: -1}
+	child := &l.child
 	args := cloneArgs{flags: l.CloneFlags | clonePidfd | cloneClearSighand, exitSignal: uint64(syscall.SIGCHLD), pidfd: uint64(uintptr(unsafe.Pointer(&child.pidfd)))}
 	if l.CgroupSlot >= 0 {
 		args.flags |= cloneIntoCgroup
 		args.cgroup = uint64(uint32(s[l.CgroupSlot]))
 	}
-	if l.SharesMemory {
-		own := *s
-		child.slots = &own
-		child.stack = make([]byte, childStack)
-		args.flags |= cloneVM_
-		args.stack, args.stackSize = uint64(uintptr(unsafe.Pointer(&child.stack[0]))), childStack
-	}
-	var r uintptr
 	syscall.ForkLock.Lock()
 	runtimeBeforeFork()
-	if l.SharesMemory {
-		r = cloneVM(&args, unsafe.Sizeof(args), child)
-		if r > ^uintptr(4095) {
-			r, e = 0, syscall.Errno(-r)
-		}
-	} else {
-		r, _, e = syscall.RawSyscall(sysClone3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
-		if e == 0 && r == 0 {
-			childMain(child)
-		}
+	r, _, e := syscall.RawSyscall(sysClone3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+	if e == 0 && r == 0 {
+		childMain(child)
 	}
 	runtimeAfterFork()
 	syscall.ForkLock.Unlock()
-	return int(r), int(child.pidfd), child, e
+	return int(r), int(child.pidfd), e
 }
-
-// cloneVM is clone3(2) for a child on a stack of its own.
-func cloneVM(args *cloneArgs, size uintptr, child *childArgs) (r uintptr)
 
 // childMain is the child, from the clone to execve. It does not return.
 //

@@ -62,7 +62,7 @@ func userNS(uids, gids string) (int, syscall.Errno) {
 	l := load(p)
 	s := newSlots(Options{NetNS: -1, PidFD: -1})
 	s[program.SlotSync] = int32(pair[1])
-	pid, pidfd, _, e := l.fork(s, pair[0])
+	pid, pidfd, e := l.fork(s, pair[0])
 	syscall.Close(pair[1])
 	if e != 0 {
 		syscall.Close(pair[0])
