@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -67,9 +68,11 @@ func TestDelegation(t *testing.T) {
 		b.save()
 		run := b.command("run", "-b", b.bundle, b.id)
 		inside := b.command()
-		inside.Path = "/usr/bin/unshare"
+		path, err := exec.LookPath("unshare")
+		must(t, err)
+		inside.Path = path
 		inside.Args = append([]string{"unshare", "-m", "--propagation", "private", "/bin/sh", "-c",
-			`umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@"`, "sh"}, append([]string{run.Path}, run.Args[1:]...)...)
+			`{ umount -R /sys/fs/cgroup 2>/dev/null || umount /sys/fs/cgroup; } && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@"`, "sh"}, append([]string{run.Path}, run.Args[1:]...)...)
 		r := runCmd(t, inside)
 		if got := strings.Join(strings.Fields(r.out), " "); got != c.want {
 			t.Errorf("%s: %q, want %q; exit code %d, %s", c.option, got, c.want, r.code, r.err)

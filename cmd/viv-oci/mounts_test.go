@@ -84,8 +84,12 @@ func TestIDMappedMounts(t *testing.T) {
 			b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/new", Type: "tmpfs", Options: []string{"idmap=uids=0-7-1;gids=0-8-1", "mode=755"}})
 			b.spec.Process.Args = sh("/bin/busybox stat -c %u:%g /new")
 			b.save()
-			if got := b.must("run", "-b", b.bundle, b.id); got != "7:8\n" {
-				t.Errorf("the root of an id-mapped tmpfs belongs to %q", got)
+			r := b.cmd("run", "-b", b.bundle, b.id)
+			switch {
+			case os.Getenv("VIV_TEST_VM") != "" && strings.Contains(r.err, "which its file system has to allow"):
+				t.Log("a tmpfs takes no mapped ids before Linux 6.3")
+			case r.code != 0 || r.out != "7:8\n":
+				t.Errorf("the root of an id-mapped tmpfs belongs to %q; exit code %d, %s", r.out, r.code, r.err)
 			}
 			continue
 		}

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -37,7 +38,9 @@ func TestAffinityIsTheContainers(t *testing.T) {
 	bound := func(args ...string) string {
 		c := b.command(args...)
 		c.Args = append([]string{"taskset", "-c", "0", c.Path}, c.Args[1:]...)
-		c.Path = "/usr/bin/taskset"
+		path, err := exec.LookPath("taskset")
+		must(t, err)
+		c.Path = path
 		r := runCmd(t, c)
 		if r.code != 0 {
 			t.Fatalf("%v: exit code %d: %s", args, r.code, r.err)

@@ -248,9 +248,10 @@ func (b *box) faults() {
 		phase spawn.Phase
 		n     int
 	}{{spawn.Before, before}, {spawn.Child, child}}
-	reached := 0
+	reached, tried := 0, 0
 	for _, ph := range phases {
-		for i := range ph.n {
+		for i := 0; i < ph.n; i += stride() {
+			tried++
 			// An op that is jumped over, since what it would make is there, cannot fail.
 			_, err := b.run(spawn.Fault{Phase: ph.phase, Index: i, Errno: unix.EDOM})
 			var se *spawn.Error
@@ -268,8 +269,8 @@ func (b *box) faults() {
 			}
 		}
 	}
-	if reached < (before+child)*3/4 {
-		t.Errorf("only %d of %d ops were reached", reached, before+child)
+	if reached < tried*3/4 {
+		t.Errorf("only %d of %d ops were reached", reached, tried)
 	}
 	if fds := openFiles(t); fds > 64 {
 		t.Errorf("%d descriptors are open at the end", fds)
@@ -407,7 +408,7 @@ func failures(b *box) (errs []error) {
 }
 
 // TestCollectorRuns starts containers while the garbage collector runs without a
-// pause: a child that works in our memory must not lose what it reads there.
+// pause: what the child reads must be there when it is cloned.
 func TestCollectorRuns(t *testing.T) {
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -472,4 +473,13 @@ func TestLabel(t *testing.T) {
 			t.Errorf("%s: %v", c.file, err)
 		}
 	}
+}
+
+// stride is how many ops a fault passes over: an emulated processor needs long for
+// each, and the host has tried them all.
+func stride() int {
+	if os.Getenv("VIV_TEST_VM") != "" {
+		return 9
+	}
+	return 1
 }

@@ -51,7 +51,7 @@ func TestInitForwardsSignals(t *testing.T) {
 	}
 	// stop asks a command that would not hear as the first process; an init that
 	// has been started hears at once.
-	for range 20 {
+	for range 1 + 19/stride() {
 		id := detached(t, e, "--init", box, "sleep", "1000")
 		e.MustViv("stop", "-t", "60", id)
 		if got := inspect(t, e, id, "{{.State.ExitCode}}"); got != "143" {

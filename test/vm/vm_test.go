@@ -40,7 +40,7 @@ var left = map[string]string{
 
 // tools are programs of the host that tests call in the machine, too: busybox has
 // them not, or with less.
-var tools = []string{"nft", "ps", "tar"}
+var tools = []string{"ip", "nft", "ps", "tar", "taskset", "unshare"}
 
 // TestPackages runs the packages' tests in the machine; each test there is a
 // subtest here. VIV_TEST_VM_PACKAGES, a list of patterns, chooses others.
