@@ -45,15 +45,24 @@ type Engine struct {
 
 // Open opens the engine at root and state, making both when they are missing.
 // It scans nothing: it is on the path of every command.
-func Open(root, state string) (*Engine, error) {
+func Open(root, state string) (*Engine, error) { return open(root, state, true) }
+
+// OpenExisting is Open for a command that comes late, when a container has ended: if
+// the store or its state is gone by then, nothing is made, and it gives nil.
+func OpenExisting(root, state string) (*Engine, error) { return open(root, state, false) }
+
+func open(root, state string, create bool) (*Engine, error) {
 	if !filepath.IsAbs(root) || !filepath.IsAbs(state) {
 		return nil, errorf(ErrInvalid, "engine directories must be absolute paths: %q, %q", root, state)
 	}
 	e := &Engine{Root: filepath.Clean(root), State: filepath.Clean(state), Notice: func(string) {}}
-	if err := e.openRoot(); err != nil {
+	if there, err := e.openRoot(create); err != nil || !there {
 		return nil, err
 	}
 	if err := unix.Access(e.flightsDir(), unix.F_OK); err != nil {
+		if !create {
+			return nil, nil
+		}
 		e.firstSinceBoot = true
 		for _, d := range []string{e.flightsDir(), filepath.Join(e.State, "containers")} {
 			if err := os.MkdirAll(d, 0o700); err != nil {
@@ -64,36 +73,41 @@ func Open(root, state string) (*Engine, error) {
 	return e, nil
 }
 
-func (e *Engine) openRoot() error {
+// openRoot checks the store's version, and makes a store where there is none if it
+// may. It says whether there is one.
+func (e *Engine) openRoot(create bool) (there bool, err error) {
 	file := filepath.Join(e.Root, "version")
 	b, err := os.ReadFile(file)
 	if err == nil {
 		if v := strings.TrimSpace(string(b)); v != storeVersion {
-			return errorf(ErrUnsupported, "the store in %s has format %q, and this viv reads format %q: use another --root", e.Root, v, storeVersion)
+			return false, errorf(ErrUnsupported, "the store in %s has format %q, and this viv reads format %q: use another --root", e.Root, v, storeVersion)
 		}
-		return nil
+		return true, nil
 	}
 	if !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("open the store: %w", err)
+		return false, fmt.Errorf("open the store: %w", err)
+	}
+	if !create {
+		return false, nil
 	}
 	// 0711: the root of a container whose users are mapped must be reachable.
 	if err := os.MkdirAll(e.Root, 0o711); err != nil {
-		return fmt.Errorf("make the store: %w", err)
+		return false, fmt.Errorf("make the store: %w", err)
 	}
 	for _, d := range []string{"containers", "names", "volumes", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(e.Root, d), 0o711); err != nil {
-			return fmt.Errorf("make the store: %w", err)
+			return false, fmt.Errorf("make the store: %w", err)
 		}
 	}
 	// Written last and by rename: a store without it is initialized again.
 	tmp := fmt.Sprintf("%s.%d", file, os.Getpid())
 	if err := os.WriteFile(tmp, []byte(storeVersion+"\n"), 0o644); err != nil {
-		return fmt.Errorf("make the store: %w", err)
+		return false, fmt.Errorf("make the store: %w", err)
 	}
 	if err := os.Rename(tmp, file); err != nil {
-		return fmt.Errorf("make the store: %w", err)
+		return false, fmt.Errorf("make the store: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
 func (e *Engine) containerDir(id string) string { return e.Root + "/containers/" + id }

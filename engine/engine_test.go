@@ -557,3 +557,31 @@ func TestHosts(t *testing.T) {
 		t.Errorf("host-gateway without a gateway: %v", err)
 	}
 }
+
+// TestOpenExisting makes nothing where nothing is: a container's end may be told
+// after everything has been removed.
+func TestOpenExisting(t *testing.T) {
+	dir := t.TempDir()
+	for _, missing := range []string{"root", "state"} {
+		if e, err := OpenExisting(dir+"/root", dir+"/state"); e != nil || err != nil {
+			t.Fatalf("without %s: %v, %v", missing, e, err)
+		}
+		if _, err := os.Stat(dir + "/" + missing); err == nil {
+			t.Fatalf("%s was made", missing)
+		}
+		if missing == "root" {
+			if _, err := Open(dir+"/root", dir+"/state"); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.RemoveAll(dir + "/state"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := Open(dir+"/root", dir+"/state"); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := OpenExisting(dir+"/root", dir+"/state"); e == nil || err != nil {
+		t.Errorf("what is there is not opened: %v, %v", e, err)
+	}
+}

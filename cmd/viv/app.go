@@ -68,7 +68,13 @@ func defaultState() string {
 }
 
 // engine opens the engine, once.
-func (a *app) engine() (*engine.Engine, error) {
+func (a *app) engine() (*engine.Engine, error) { return a.open(engine.Open) }
+
+// lateEngine is the engine for what monitors call at a container's end; nil if it
+// is gone by then.
+func (a *app) lateEngine() (*engine.Engine, error) { return a.open(engine.OpenExisting) }
+
+func (a *app) open(open func(root, state string) (*engine.Engine, error)) (*engine.Engine, error) {
 	if a.opened != nil {
 		return a.opened, nil
 	}
@@ -80,8 +86,8 @@ func (a *app) engine() (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := engine.Open(root, state)
-	if err != nil {
+	e, err := open(root, state)
+	if err != nil || e == nil {
 		return nil, err
 	}
 	self, err := os.Executable()

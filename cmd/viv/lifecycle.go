@@ -122,8 +122,8 @@ func newCleanup(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "cleanup CONTAINER", Short: "Clean up after a container's end", Args: exactArgs(1), Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
+			e, err := a.lateEngine()
+			if err != nil || e == nil {
 				return err
 			}
 			return e.Cleanup(cmd.Context(), args[0])
@@ -136,8 +136,8 @@ func newHealth(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "health CONTAINER", Short: "Check a container's health", Args: exactArgs(1), Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
+			e, err := a.lateEngine()
+			if err != nil || e == nil {
 				return err
 			}
 			return e.CheckHealth(cmd.Context(), args[0])
