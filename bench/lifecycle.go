@@ -51,7 +51,11 @@ func (b *bench) life(r ociRuntime) error {
 	if err := call("start", id); err != nil {
 		return err
 	}
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 60_000); n != 1 {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 60_000)
+	for err == unix.EINTR {
+		n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 60_000)
+	}
+	if n != 1 {
 		return errors.Join(errors.New("the command does not end"), err)
 	}
 	if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
@@ -194,7 +198,7 @@ func (b *bench) traceTable(bundle string) string {
 	for _, st := range steps {
 		f := figure{values: st.took}
 		if m := f.median() * float64(len(st.took)) / float64(b.rounds); m >= 20 {
-			fmt.Fprintf(&s, "| %s | %s | %.0f |\n", st.who, cell(st.what), m)
+			fmt.Fprintf(&s, "| %s | %s | %.0f |\n", st.who, cell(strings.ReplaceAll(st.what, b.dir, "…")), m)
 		}
 	}
 	return s.String()
