@@ -97,22 +97,7 @@ func (b *bench) crowdOf(r ociRuntime) error {
 func ociMemory(b *bench) result {
 	var res result
 	for _, r := range b.runtimes {
-		f := figure{side: r.name}
-		if r.absent != "" {
-			f.err = errors.New(r.absent)
-		}
-		for range 5 {
-			if f.err != nil || b.stop.Load() {
-				break
-			}
-			size, err := b.peak(r)
-			if err != nil {
-				f.err = err
-				break
-			}
-			f.values = append(f.values, size)
-		}
-		res.figures = append(res.figures, f)
+		res.figures = append(res.figures, b.sampled(r.name, r.absent, func() (float64, error) { return b.peak(r) }))
 	}
 	return res
 }

@@ -109,6 +109,26 @@ func (b *bench) timed(rounds int, sides ...side) result {
 	return result{figures: figures}
 }
 
+// sampled takes one side's figure five times, unless absent says why it cannot.
+func (b *bench) sampled(side, absent string, sample func() (float64, error)) figure {
+	f := figure{side: side}
+	if absent != "" {
+		f.err = errors.New(absent)
+	}
+	for range 5 {
+		if f.err != nil || b.stop.Load() {
+			break
+		}
+		value, err := sample()
+		if err != nil {
+			f.err = err
+			break
+		}
+		f.values = append(f.values, value)
+	}
+	return f
+}
+
 func (s side) once() (time.Duration, error) {
 	if s.before != nil {
 		if err := s.before(); err != nil {

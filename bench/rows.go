@@ -87,22 +87,7 @@ func engineExec(b *bench) result {
 func monitorMemory(b *bench) result {
 	var res result
 	for _, e := range b.engines() {
-		f := figure{side: e.name}
-		if e.absent != "" {
-			f.err = errors.New(e.absent)
-		}
-		for range 5 {
-			if f.err != nil || b.stop.Load() {
-				break
-			}
-			size, err := e.monitorPSS()
-			if err != nil {
-				f.err = err
-				break
-			}
-			f.values = append(f.values, size)
-		}
-		res.figures = append(res.figures, f)
+		res.figures = append(res.figures, b.sampled(e.name, e.absent, e.monitorPSS))
 	}
 	return res
 }

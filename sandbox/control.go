@@ -35,8 +35,6 @@ type opened struct {
 	dir    *state.Dir
 	rec    *state.State
 	status state.Status
-
-	rootless bool // plan.Options.Rootless, for exec
 }
 
 func (r *Runtime) open(id string, lock bool) (*opened, error) {

@@ -65,11 +65,10 @@ func (r *Runtime) Exec(id string, make func(*specs.Spec) (*specs.Process, error)
 	if alive, err := c.rec.Alive(); err != nil || !alive {
 		return nil, errors.Join(ErrNotRunning, err)
 	}
-	c.rootless = r.Rootless
-	return c.exec(spec, proc, pidfd, o)
+	return c.exec(spec, proc, pidfd, r.Rootless, o)
 }
 
-func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, o ExecOptions) (*Process, error) {
+func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, rootless bool, o ExecOptions) (*Process, error) {
 	target, err := c.target(o.Cgroups)
 	if err != nil {
 		return nil, err
@@ -78,7 +77,7 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, o ExecOp
 		return nil, err
 	}
 	p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs, Hooks: true,
-		Unprivileged: os.Geteuid() != 0, Rootless: c.rootless})
+		Unprivileged: os.Geteuid() != 0, Rootless: rootless})
 	if err != nil {
 		return nil, err
 	}

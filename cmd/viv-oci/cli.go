@@ -34,6 +34,8 @@ type app struct {
 	log     logger
 	runtime sandbox.Runtime
 	trace   string // a file
+	// rootless is "true", "false", or "auto" or empty: see startsProcess.
+	rootless string
 }
 
 // exitError is an error with an exit code of its own.
@@ -65,7 +67,7 @@ func cli(args []string) int {
 
 // global takes the flags before the command.
 func (a *app) global(args []string) (rest []string, code int, done bool) {
-	var logFormat, rootless, ignored string
+	var logFormat, ignored string
 	var showVersion bool
 	options := []option{
 		text("root", "", &a.runtime.Store.Root, "directory for the state of containers (should be on a tmpfs)"),
@@ -74,7 +76,7 @@ func (a *app) global(args []string) (rest []string, code int, done bool) {
 		flag("debug", "", &a.log.debug, "log more"),
 		flag("systemd-cgroup", "", &a.runtime.Systemd, "let systemd make the control groups; cgroupsPath is slice:prefix:name"),
 		text("trace", "", &a.trace, "file to write to when each step of run or create began, and how long it took"),
-		text("rootless", "", &rootless, "ignore cgroup permission errors: true, false or auto"),
+		text("rootless", "", &a.rootless, "ignore cgroup permission errors: true, false or auto"),
 		text("criu", "", &ignored, "accepted, and of no effect"),
 		flag("version", "v", &showVersion, "print the version"),
 	}
@@ -96,18 +98,25 @@ func (a *app) global(args []string) (rest []string, code int, done bool) {
 		a.log.error("invalid log-format: " + logFormat)
 		return nil, 1, true
 	}
-	switch rootless {
-	case "", "auto":
-		a.runtime.Rootless = os.Geteuid() != 0 || inUserNamespace()
-	case "true":
-		a.runtime.Rootless = true
-	case "false":
+	switch a.rootless {
+	case "", "auto", "true", "false":
 	default:
-		a.log.error(fmt.Sprintf("invalid value for --rootless: %q is none of true, false, auto", rootless))
+		a.log.error(fmt.Sprintf("invalid value for --rootless: %q is none of true, false, auto", a.rootless))
 		return nil, 1, true
 	}
 	a.prepare()
 	return rest, 0, false
+}
+
+// startsProcess is called by the commands that start a process: only they have to
+// know whether rights may be missing.
+func (a *app) startsProcess() {
+	switch a.rootless {
+	case "true":
+		a.runtime.Rootless = true
+	case "", "auto":
+		a.runtime.Rootless = os.Geteuid() != 0 || inUserNamespace()
+	}
 }
 
 // inUserNamespace says whether we are in another user namespace than the first,

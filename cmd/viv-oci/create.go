@@ -26,6 +26,7 @@ func launchOptions(o *sandbox.Options) []option {
 
 // finish makes paths absolute and checks the descriptors to be passed on.
 func (a *app) finish(o *sandbox.Options) error {
+	a.startsProcess()
 	dir := o.Bundle
 	if dir == "" {
 		dir = "."

@@ -60,6 +60,7 @@ func (a *app) exec() *command {
 }
 
 func (a *app) execProcess(id string, args []string, f *execFlags, o sandbox.ExecOptions) (int, error) {
+	a.startsProcess()
 	var err error
 	var env []string
 	if o.PreserveFDs, env, err = preserved(o.PreserveFDs); err != nil {

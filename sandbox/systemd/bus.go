@@ -2,7 +2,6 @@ package systemd
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -211,7 +210,7 @@ func (b *bus) call(m *message) (*message, error) {
 		case answer.kind == errorReply:
 			e := &remoteError{name: answer.errorName}
 			if strings.HasPrefix(answer.signature, "s") {
-				e.text = answer.arguments(binary.LittleEndian).text()
+				e.text = answer.arguments().text()
 			}
 			return nil, e
 		case answer.kind == methodReturn:

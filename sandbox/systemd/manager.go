@@ -1,7 +1,6 @@
 package systemd
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -62,7 +61,7 @@ func (m *Manager) askRelease() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	d := answer.arguments(binary.LittleEndian)
+	d := answer.arguments()
 	if d.signature() != "s" {
 		return 0, errMessage
 	}
@@ -200,7 +199,7 @@ func (m *Manager) job(member, signature string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	d := answer.arguments(binary.LittleEndian)
+	d := answer.arguments()
 	path := d.text()
 	if d.err != nil {
 		return d.err
@@ -210,7 +209,7 @@ func (m *Manager) job(member, signature string, body []byte) error {
 		if err != nil {
 			return fmt.Errorf("wait for the end of its job: %w", err)
 		}
-		d := removed.arguments(binary.LittleEndian) // uoss: number, path, unit, result
+		d := removed.arguments() // uoss: number, path, unit, result
 		d.u32()
 		job := d.text()
 		d.text()

@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -63,19 +64,10 @@ func Resources(r *specs.LinuxResources, v2 bool, release int) ([]Property, error
 	if !v2 && r.BlockIO != nil && r.BlockIO.Weight != nil && *r.BlockIO.Weight != 0 {
 		l.add("BlockIOWeight", uint64(*r.BlockIO.Weight))
 	}
-	for _, key := range sortedKeys(r.Unified) {
+	for _, key := range slices.Sorted(maps.Keys(r.Unified)) {
 		l.unified(key, strings.TrimSpace(r.Unified[key]), release)
 	}
 	return l.properties, l.err
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 func (l *list) memoryV2(m *specs.LinuxMemory) {
@@ -266,7 +258,7 @@ const annotated = "org.systemd.property."
 // "USec" that systemd knows.
 func Annotations(a map[string]string) ([]Property, error) {
 	var out []Property
-	for _, key := range sortedKeys(a) {
+	for _, key := range slices.Sorted(maps.Keys(a)) {
 		name, ok := strings.CutPrefix(key, annotated)
 		if !ok {
 			continue

@@ -197,7 +197,7 @@ func TestMessages(t *testing.T) {
 	if err := e.properties([]Property{{"A", "text"}, {"B", true}, {"C", uint64(1) << 60}, {"D", []byte{1, 2}}, {"E", []deviceAllow{{"/dev/null", "rw"}}}}); err != nil {
 		t.Fatal(err)
 	}
-	m := &message{kind: methodCall, serial: 7, path: "/a", iface: "b.c", member: "D", destination: "e.f", signature: "sa(sv)", body: e.b}
+	m := &message{kind: methodCall, serial: 7, path: "/a", iface: "b.c", member: "D", destination: "e.f", signature: "sa(sv)", body: e.b, order: binary.LittleEndian}
 	got, err := decode(m.encode())
 	if err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("%+v, %v; want %+v", got, err, m)
@@ -215,7 +215,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		d := m.arguments(binary.LittleEndian)
+		d := m.arguments()
 		d.signature()
 		d.text()
 		d.u32()

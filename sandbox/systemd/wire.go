@@ -27,6 +27,7 @@ type message struct {
 	serial, reply                                          uint32
 	path, iface, member, errorName, destination, signature string
 	body                                                   []byte
+	order                                                  binary.ByteOrder // of a received one
 }
 
 // Property is one property of a unit. The value's Go type tells its D-Bus type:
@@ -309,7 +310,7 @@ func decode(b []byte) (*message, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &message{kind: b[1], body: b[fixedHeader+fields:]}
+	m := &message{kind: b[1], body: b[fixedHeader+fields:], order: d.order}
 	d.take(8)
 	m.serial = d.u32()
 	end := int(d.u32()) + fixedHeader
@@ -349,6 +350,4 @@ func (m *message) field(d *decoder) {
 }
 
 // arguments gives a decoder of the body: alignment counts from its beginning.
-func (m *message) arguments(order binary.ByteOrder) *decoder {
-	return &decoder{b: m.body, order: order}
-}
+func (m *message) arguments() *decoder { return &decoder{b: m.body, order: m.order} }
