@@ -71,14 +71,17 @@ func logFiles(path string) []string {
 }
 
 // openLogs opens all files of a log, oldest first. A rotation while it opens them
-// could make it miss one, so it looks again whether each still has its name.
+// could make it miss one, so it looks again: first whether there are no names but
+// those that it opened, then whether each file still has its name. Rotation only
+// ever gives a file a higher number, so a file that has its name at the end had it
+// at the second look too, and no file can have passed it unseen.
 func openLogs(path string) ([]*os.File, error) {
 	for range 100 {
-		files, err := openLogsOnce(path)
+		files, err := openNames(logFiles(path))
 		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(files, func(f *os.File) bool { return !sameFile(f, f.Name()) }) {
+		if allOpen(files, path) {
 			return files, nil
 		}
 		closeAll(files)
@@ -86,10 +89,10 @@ func openLogs(path string) ([]*os.File, error) {
 	return nil, fmt.Errorf("open the log %s: its files are renamed faster than they can be opened", path)
 }
 
-// openLogsOnce may find one file by two names; the later one is kept.
-func openLogsOnce(path string) ([]*os.File, error) {
+// openNames leaves out names that are gone.
+func openNames(names []string) ([]*os.File, error) {
 	var open []*os.File
-	for _, p := range logFiles(path) {
+	for _, p := range names {
 		f, err := os.Open(p)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -98,13 +101,25 @@ func openLogsOnce(path string) ([]*os.File, error) {
 			closeAll(open)
 			return nil, fmt.Errorf("open the log: %w", err)
 		}
-		if n := len(open); n > 0 && isSame(open[n-1], f) {
-			open[n-1].Close()
-			open = open[:n-1]
-		}
 		open = append(open, f)
 	}
 	return open, nil
+}
+
+// allOpen tells whether files are all there are, by the names that they have now.
+// The newest may be missing: it is made after the one before it was renamed.
+func allOpen(files []*os.File, path string) bool {
+	var opened []string
+	for _, f := range files {
+		opened = append(opened, f.Name())
+	}
+	if !slices.Contains(opened, path) {
+		opened = append(opened, path)
+	}
+	if !slices.Equal(opened, logFiles(path)) {
+		return false
+	}
+	return !slices.ContainsFunc(files, func(f *os.File) bool { return !sameFile(f, f.Name()) })
 }
 
 func isSame(a, b *os.File) bool {

@@ -3,7 +3,9 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -183,5 +185,55 @@ func TestLogsStopsWithItsReader(t *testing.T) {
 	err := readLogs(path, LogsOptions{Stdout: true, Stderr: true, Tail: -1}, func(LogLine) error { n++; return boom })
 	if !errors.Is(err, boom) || n != 1 {
 		t.Errorf("%d lines, %v", n, err)
+	}
+}
+
+// TestOpenLogsDuringRotation opens a log while it is rotated again and again: each
+// file holds its number, and no number may be missing between two.
+func TestOpenLogsDuringRotation(t *testing.T) {
+	const rotations = 4000
+	path := t.TempDir() + "/log.json"
+	rotated := make(chan error, 1)
+	go func() {
+		for n := range rotations {
+			os.Rename(path+".2", path+".3")
+			os.Rename(path+".1", path+".2")
+			os.Rename(path, path+".1")
+			if err := os.WriteFile(path, []byte(strconv.Itoa(n)), 0o600); err != nil {
+				rotated <- err
+				return
+			}
+		}
+		rotated <- nil
+	}()
+	for {
+		select {
+		case err := <-rotated:
+			if err != nil {
+				t.Fatal(err)
+			}
+			return
+		default:
+		}
+		files, err := openLogs(path)
+		if err != nil {
+			continue // renamed faster than they can be opened: it says so
+		}
+		var seen []int
+		for _, f := range files {
+			b, err := io.ReadAll(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := strconv.Atoi(string(b)); err == nil { // the newest may be empty yet
+				seen = append(seen, n)
+			}
+		}
+		closeAll(files)
+		for i := 1; i < len(seen); i++ {
+			if seen[i] != seen[i-1]+1 {
+				t.Fatalf("opened the files %v: one is missing", seen)
+			}
+		}
 	}
 }
