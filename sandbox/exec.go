@@ -32,6 +32,12 @@ type ExecOptions struct {
 	Debug   func(string) // takes what explains a failure later; nil to drop it
 }
 
+func (o *ExecOptions) debug(msg string) {
+	if o.Debug != nil {
+		o.Debug(msg)
+	}
+}
+
 // Exec runs a process in a running container. make gives it, from the spec that
 // the container was made of.
 func (r *Runtime) Exec(id string, make func(*specs.Spec) (*specs.Process, error), o ExecOptions) (*Process, error) {
@@ -71,26 +77,40 @@ func (r *Runtime) Exec(id string, make func(*specs.Spec) (*specs.Process, error)
 func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, rootless bool, o ExecOptions) (*Process, error) {
 	target, err := c.target(o.Cgroups)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
 	if err := setEnv(proc, "/proc/"+strconv.Itoa(c.rec.Pid)+"/root"); err != nil {
-		return nil, err
-	}
-	p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs, Hooks: true,
-		Unprivileged: os.Geteuid() != 0, Rootless: rootless})
-	if err != nil {
 		return nil, err
 	}
 	if o.BeforeCommand != nil { // nothing holds the child back: it runs the command when it is ready
 		o.BeforeCommand()
 	}
-	if a := proc.ExecCPUAffinity; a != nil && a.Initial != "" && o.Debug != nil {
-		o.Debug("nsexec: affinity: " + plan.AffinityMask(a.Initial))
+	if a := proc.ExecCPUAffinity; a != nil && a.Initial != "" {
+		o.debug("nsexec: affinity: " + plan.AffinityMask(a.Initial))
 	}
-	child, err := spawn.Start(p.Program(), spawn.Options{Stdin: 0, Stdout: 1, Stderr: 2, NetNS: -1, PidFD: pidfd})
+	begin := func() (*spawn.Process, error) {
+		p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs, Hooks: true,
+			Unprivileged: os.Geteuid() != 0, Rootless: rootless})
+		if err != nil {
+			return nil, err
+		}
+		o.debug("nsexec container setup: enter the namespaces of container " + c.rec.ID)
+		return spawn.Start(p.Program(), spawn.Options{Stdin: 0, Stdout: 1, Stderr: 2, NetNS: -1, PidFD: pidfd})
+	}
+	child, err := begin()
+	if busyGroup(err) {
+		if len(o.Cgroups) > 0 {
+			return nil, fmt.Errorf("unable to start container process: %w", errEnter(target.CgroupDir+"/cgroup.procs", "write", unix.EBUSY))
+		}
+		if target.CgroupDir, err = c.groupOfFirst(); err != nil {
+			return nil, err
+		}
+		child, err = begin()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", explain(err, proc.Args))
 	}
+	o.debug(fmt.Sprintf("child process in init(): pid %d", child.Pid))
 	l := &launch{opt: Options{ConsoleSocket: o.ConsoleSocket}, spec: spec, rec: c.rec, proc: child, out: Process{Pid: child.Pid, PidFD: -1, Master: -1}}
 	if err := l.awaitExec(child, proc.Args, c.status == state.Paused); err != nil {
 		child.Abandon()
@@ -98,6 +118,7 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, rootless
 		return nil, err
 	}
 	l.out.Pid = child.Pid // a second one, where the first had to join namespaces
+	o.debug("setns_init: about to exec " + proc.Args[0])
 	if err := announce(o.PidFile, o.PidFDSocket, child.Pid, child.PidFD); err != nil {
 		child.Abandon()
 		l.out.Close()
@@ -106,6 +127,31 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, rootless
 	l.out.PidFD, child.PidFD = child.PidFD, -1
 	child.Close()
 	return &l.out, nil
+}
+
+// busyGroup says whether a process could not be born in its v2 group because that
+// group passes controllers on: only groups below it may have processes then
+// (cgroups(7), "no internal processes").
+func busyGroup(err error) bool {
+	var e *spawn.Error
+	return errors.As(err, &e) && e.Step.Kind == "clone" && e.Errno == unix.EBUSY
+}
+
+// groupOfFirst gives the v2 group in which the container's first process is: it may
+// have moved itself below the container's own. runc's exec follows it there, too.
+func (c *opened) groupOfFirst() (string, error) {
+	file := "/proc/" + strconv.Itoa(c.rec.Pid) + "/cgroup"
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("find the cgroup of the container's first process: %w", err)
+	}
+	mount := strings.TrimSuffix(c.rec.Cgroups.Unified, "/"+strings.Trim(c.rec.CgroupPath, "/"))
+	for line := range strings.Lines(string(b)) {
+		if path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
+			return mount + path, nil
+		}
+	}
+	return "", fmt.Errorf("find the cgroup of the container's first process: %s names no v2 group", file)
 }
 
 // awaitExec takes the reports of a process until it runs the command. In a
@@ -184,6 +230,16 @@ func controllersOf(dir, path string) string {
 	return mount[strings.LastIndexByte(mount, '/')+1:]
 }
 
+// errEnter says that the new process could not enter a group, in runc's words. The
+// pid is what a process writes there to mean itself (cgroups(7)).
+func errEnter(file, verb string, err error) error {
+	var at *os.PathError
+	if errors.As(err, &at) {
+		err = at.Err
+	}
+	return fmt.Errorf("error adding pid 0 to cgroups: %s %s: %w", verb, file, err)
+}
+
 func joinGroup(dir, sub string) (string, error) {
 	for _, part := range strings.Split(sub, "/") {
 		if part == ".." {
@@ -192,7 +248,7 @@ func joinGroup(dir, sub string) (string, error) {
 	}
 	dir += "/" + strings.Trim(sub, "/")
 	if _, err := os.Lstat(dir); err != nil {
-		return "", fmt.Errorf("enter the cgroup %s: %w", sub, err)
+		return "", errEnter(dir+"/cgroup.procs", "open", err)
 	}
 	return strings.TrimSuffix(dir, "/"), nil
 }

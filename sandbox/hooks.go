@@ -74,8 +74,8 @@ func (r *hookRun) one(kind string, i int, hook *specs.Hook, run func(*specs.Hook
 	if err == nil {
 		err = run(hook, f)
 	}
-	if err != nil {
-		return fmt.Errorf("error running %s hook #%d: %w%s", kind, i, err, f.said())
+	if err != nil { // in the words of runc 1.1, and those of later ones
+		return fmt.Errorf("error running hook: error running %s hook #%d: %w%s", kind, i, err, f.said())
 	}
 	return nil
 }
@@ -252,7 +252,7 @@ func (l *launch) createHooks() error {
 		return err
 	}
 	return r.each("createContainer", h.CreateContainer, func(h *specs.Hook, f *hookFiles) error {
-		p, err := plan.CompileHook(l.spec, h, l.opt.Bundle)
+		p, err := plan.CompileHook(l.spec, h, l.rec.Rootfs)
 		if err != nil {
 			return err
 		}

@@ -49,12 +49,20 @@ type Runtime struct {
 	Store state.Store
 	// Warn takes what went wrong without being an error; nil to drop it.
 	Warn func(string)
+	// Debug takes what is done, in the words that logs of runc have; nil to drop it.
+	Debug func(string)
 	// Systemd lets systemd make the control groups of new containers.
 	Systemd bool
 	// Rootless is plan.Options.Rootless.
 	Rootless bool
 	// Trace, if not nil, hears of each step of Run and Create.
 	Trace *Trace
+}
+
+func (r *Runtime) debug(format string, args ...any) {
+	if r.Debug != nil {
+		r.Debug(fmt.Sprintf(format, args...))
+	}
 }
 
 func (r *Runtime) warn(msg string) {
@@ -279,7 +287,7 @@ func sharedPids(s *specs.Spec) bool {
 }
 
 // refuseUsed: a group with processes belongs to somebody, whom deleting this
-// container would kill.
+// container would kill; runc refuses it since 1.2, and only warns before.
 func refuseUsed(h handle.Handle) error {
 	there := false
 	for _, dir := range append([]string{h.Unified}, h.V1...) {
@@ -295,6 +303,12 @@ func refuseUsed(h handle.Handle) error {
 	if len(pids) > 0 {
 		return fmt.Errorf("container's cgroup is not empty: %d process(es) found", len(pids))
 	}
+	// A process that enters a frozen group stops before it can say a word.
+	if frozen, err := h.Frozen(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	} else if frozen {
+		return errors.New("container's cgroup unexpectedly frozen: thaw it, or choose another cgroupsPath")
+	}
 	return nil
 }
 
@@ -306,6 +320,7 @@ func (l *launch) start(hold bool) error {
 		return err
 	}
 	l.r.Trace.Note("load the program")
+	l.debugSteps()
 	l.proc, err = spawn.Start(l.plan.Program(), spawn.Options{Stdin: 0, Stdout: 1, Stderr: 2, NetNS: -1, PidFD: -1, Trace: l.r.Trace.ofProcess()})
 	l.r.Trace.Note("note the process, and take its reports until it executes the command")
 	release()
@@ -316,6 +331,7 @@ func (l *launch) start(hold bool) error {
 		return err
 	}
 	l.out.Pid = l.proc.Pid
+	l.r.debug("child process in init(): pid %d", l.proc.Pid)
 	if l.opt.BeforeCommand != nil {
 		l.opt.BeforeCommand()
 	}
@@ -406,8 +422,20 @@ func (l *launch) beforeCommand() error {
 	return l.letGo()
 }
 
+// debugSteps says what is going to be done.
+func (l *launch) debugSteps() {
+	if l.r.Debug == nil {
+		return
+	}
+	l.r.debug("nsexec container setup: the program of container %s", l.rec.ID)
+	for _, s := range l.plan.Program().Steps {
+		l.r.debug("%s: %s", s.Kind, s.Why)
+	}
+}
+
 // afterCommand is what start does when the command has begun.
 func (l *launch) afterCommand(hold bool) error {
+	l.r.debug("init: closing the pipe to signal completion")
 	if hold || !l.rec.Hooks {
 		return nil
 	}

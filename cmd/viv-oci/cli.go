@@ -13,8 +13,10 @@ import (
 	"vivarium/sandbox/state"
 )
 
-// version is set when the binary is built.
-var version = "unknown"
+// version is that of the release; the commit is set when the binary is built.
+const version = "0.1.0"
+
+var commit = "unknown"
 
 // program is the name under which this was called: an engine that finds us in
 // the place of another runtime shows that one's name.
@@ -84,7 +86,7 @@ func (a *app) global(args []string) (rest []string, code int, done bool) {
 	a.log.json = logFormat == "json"
 	switch {
 	case showVersion:
-		fmt.Printf("%s version %s\nspec: %s\n", program, version, specs.Version)
+		fmt.Printf("%s version %s\ncommit: %s\nspec: %s\n", program, version, commit, specs.Version)
 		return nil, 0, true
 	case errors.Is(err, errHelp) || err == nil && (len(rest) == 0 || rest[0] == "help"):
 		fmt.Print(a.usage(options))
@@ -129,6 +131,9 @@ func inUserNamespace() bool {
 
 func (a *app) prepare() {
 	a.runtime.Warn = a.log.warn
+	if a.log.debug {
+		a.runtime.Debug = func(msg string) { a.log.debugf("%s", msg) }
+	}
 	if a.runtime.Store.Root == "" {
 		a.runtime.Store.Root = "/run/viv-oci"
 		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
@@ -210,6 +215,16 @@ var makers = []struct {
 	{"start", (*app).start}, {"state", (*app).state}, {"update", (*app).update},
 }
 
+// notHere are commands of runc that this runtime does not have. Their help says so.
+func notHere(name string) *command {
+	if name != "checkpoint" && name != "restore" {
+		return nil
+	}
+	why := fmt.Errorf("%s: not supported: this runtime does not save the memory of processes", name)
+	return &command{name: name, args: "<container-id>", about: "not supported by this runtime", max: -1,
+		run: func([]string) (int, error) { return 0, why }}
+}
+
 func (a *app) command(name string) *command {
 	for i := range makers {
 		if makers[i].name == name {
@@ -218,7 +233,7 @@ func (a *app) command(name string) *command {
 			return c
 		}
 	}
-	return nil
+	return notHere(name)
 }
 
 func (a *app) usage(options []option) string {

@@ -13,13 +13,13 @@ func TestVersionNamesOfTheBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := map[string]string{"main.version": "../viv-oci/cli.go", "vivarium/engine.version": "../../engine/system.go"}
+	at := map[string]string{"main.commit": "../viv-oci/cli.go", "vivarium/engine.version": "../../engine/system.go"}
 	for _, m := range regexp.MustCompile(`-X (\S+?)=\$v\b`).FindAllStringSubmatch(string(run), -1) {
 		src, err := os.ReadFile(at[m[1]])
 		if err != nil {
 			t.Fatalf("./run sets %q, and this test does not know where that is: %v", m[1], err)
 		}
-		if !regexp.MustCompile(`(?m)^var version = "`).Match(src) {
+		if !regexp.MustCompile(`(?m)^var (version|commit) = "`).Match(src) {
 			t.Errorf("./run sets %s, which %s does not declare", m[1], at[m[1]])
 		}
 		delete(at, m[1])

@@ -73,6 +73,7 @@ func deviceRule(d specs.LinuxDeviceCgroup) (devicebpf.Rule, error) {
 			r.Access |= devicebpf.Write
 		case 'm':
 			r.Access |= devicebpf.Mknod
+		case 'a': // of no meaning, and passed over by runc
 		default:
 			return r, fmt.Errorf("access %q has other letters than r, w and m", d.Access)
 		}

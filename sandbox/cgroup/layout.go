@@ -135,7 +135,7 @@ func parseMountinfo(info []byte) (Layout, error) {
 		if len(before) < 6 || len(after) < 3 {
 			return Layout{}, fmt.Errorf("line %q is cut off", line)
 		}
-		h := Hierarchy{Mount: unescape(before[4])}
+		h := Hierarchy{Mount: Unescape(before[4])}
 		switch after[0] {
 		case "cgroup2":
 			h.V2 = true
@@ -179,8 +179,8 @@ func superOptions(opts string) (controllers []string, name string) {
 	return controllers, name
 }
 
-// unescape undoes the octal escapes of mountinfo: \040 is a space.
-func unescape(s string) string {
+// Unescape undoes the octal escapes of mountinfo: \040 is a space.
+func Unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s
 	}

@@ -162,11 +162,20 @@ func (g group) bandwidthV1(r *specs.LinuxCPU) {
 		// A burst above the new quota would make the kernel refuse it.
 		g.set("cpu.cfs_burst_us", "0", "lift the burst while the quota changes")
 	}
-	if period {
+	writePeriod := func() {
 		g.set("cpu.cfs_period_us", utoa(*r.Period), "the period of the CPU quota in microseconds")
+	}
+	if period {
+		writePeriod()
+		// With the old quota the new period may ask for more than the group above
+		// allows: then it goes in after the new quota.
+		g.c.setup.Writes[len(g.c.setup.Writes)-1].Optional = g.c.update && quota
 	}
 	if quota {
 		g.set("cpu.cfs_quota_us", itoa(max(*r.Quota, -1)), "CPU time for each period in microseconds")
+	}
+	if period && quota && g.c.update {
+		writePeriod()
 	}
 	if r.Burst != nil {
 		g.set("cpu.cfs_burst_us", utoa(*r.Burst), "CPU time that may be saved up")
@@ -320,7 +329,7 @@ func (c *compiler) unified(files map[string]string) {
 	}
 	h := c.layout.unified()
 	if h == nil {
-		c.lack("unified resources", "no cgroup v2 hierarchy is mounted")
+		c.lack("unified resources", "invalid configuration, no cgroup v2 hierarchy is mounted")
 		return
 	}
 	for _, file := range slices.Sorted(maps.Keys(files)) {
@@ -334,7 +343,7 @@ func (c *compiler) unified(files map[string]string) {
 			c.fail("%s is not a resource but changes processes or the tree of cgroups", option)
 			continue
 		case controller != "cgroup" && !slices.Contains(h.Controllers, controller):
-			c.lack(option, fmt.Sprintf("the v2 hierarchy does not have the controller %q", controller))
+			c.lack(option, fmt.Sprintf("invalid configuration, the v2 hierarchy does not have the controller %q", controller))
 			continue
 		}
 		if controller != "cgroup" {

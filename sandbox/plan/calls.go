@@ -38,11 +38,16 @@ func (b *builder) close(fd int16) { b.do(unix.SYS_CLOSE, slot(fd)) }
 // root anew, so that a directory that is exchanged for a symlink meanwhile
 // leads nowhere but into the root.
 func (b *builder) target(root int16, name string, dir bool) int16 {
+	return b.targetAs(root, name, dir, unix.O_PATH)
+}
+
+// targetAs is target with flags of its own for the last part.
+func (b *builder) targetAs(root int16, name string, dir bool, flags int) int16 {
 	name = strings.TrimPrefix(path.Clean("/"+name), "/")
 	if name == "" {
 		name = "."
 	}
-	t, first := b.inRoot(root, name, unix.O_PATH)
+	t, first := b.inRoot(root, name, flags)
 	first.tolerate(unix.ENOENT)
 	parent, rest := root, ""
 	parts := strings.Split(name, "/")
@@ -57,7 +62,7 @@ func (b *builder) target(root int16, name string, dir bool) int16 {
 	} else {
 		b.do(unix.SYS_MKNODAT, slot(parent), last, n(unix.S_IFREG|0o644), n(0)).tolerate(unix.EEXIST)
 	}
-	again := b.words(uint64(unix.O_PATH|unix.O_CLOEXEC), 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	again := b.words(uint64(flags|unix.O_CLOEXEC), 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	b.do(unix.SYS_OPENAT2, slot(root), b.str(name), ptr(again), n(unix.SizeofOpenHow)).into(t)
 	b.onSuccessSkipHere(first)
 	return t

@@ -50,6 +50,7 @@ func CompileExec(spec *specs.Spec, proc *specs.Process, target ExecTarget, opt O
 	}
 	c.processAttributes()
 	c.rlimits()
+	c.seeWorkDir()
 	c.identity()
 	c.workDir()
 	if proc.NoNewPrivileges {

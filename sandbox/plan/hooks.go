@@ -34,7 +34,8 @@ func (c *compiler) hooksInside() bool {
 
 // CompileHook compiles a createContainer hook: a program of the host that runs
 // in the container's namespaces while its first process, whose pidfd is in
-// program.SlotPidFD, waits for it ('H'). dir is its working directory.
+// program.SlotPidFD, waits for it ('H'). dir is its working directory: the root
+// file system, as with runc, so that hooks can name files of the container.
 func CompileHook(spec *specs.Spec, hook *specs.Hook, dir string) (*Plan, error) {
 	joined := *spec
 	joined.Process = hookProcess(hook, dir)

@@ -106,13 +106,14 @@ type compiler struct {
 	ns     namespaces
 	userNS bool
 
-	root     int16 // the new root's mount
-	proc     int16 // a procfs mounted by this program
-	devpts   int16
-	dev      int16
-	devBound bool  // /dev is the host's
-	closed   bool  // the close step is in the plan
-	cwd      int16 // the working directory, where the filter may forbid to look at it
+	root          int16 // the new root's mount
+	proc          int16 // a procfs mounted by this program
+	devpts        int16
+	dev           int16
+	devBound      bool    // /dev is the host's
+	closed        bool    // the close step is in the plan
+	readonlyLater []int16 // tmpfs mounts that become read-only when all is in its place
+	cwd           uint64  // in the data: the path of the working directory, once it is entered
 
 	requests int              // reports that the caller has to answer
 	idmaps   map[string]int16 // user namespaces for id-mapped mounts, by their maps
@@ -165,7 +166,7 @@ func newCompiler(spec *specs.Spec, opt Options) (*compiler, error) {
 		return nil, err
 	}
 	c := &compiler{b: newBuilder(), spec: spec, opt: opt, ns: ns,
-		root: program.None, proc: program.None, devpts: program.None, dev: program.None, cwd: program.None}
+		root: program.None, proc: program.None, devpts: program.None, dev: program.None}
 	if spec.Root != nil && opt.Root == nil && !filepath.IsAbs(spec.Root.Path) {
 		c.opt.Root = &Root{Path: filepath.Join(opt.BundleDir, spec.Root.Path)}
 	}
@@ -256,6 +257,7 @@ func (c *compiler) fileSystems() {
 	}
 	c.makeCwd()
 	c.waitForHooks()
+	c.lateReadonly()
 	c.sysctls()
 	c.readonlyPaths()
 	c.maskedPaths()
@@ -287,6 +289,7 @@ func (c *compiler) finish() {
 	}
 	c.processAttributes()
 	c.rlimits()
+	c.seeWorkDir()
 	c.identity()
 	c.workDir()
 	if c.opt.Fifo != "" && len(c.spec.Process.Args) > 0 {

@@ -323,27 +323,3 @@ func BenchmarkCompile(b *testing.B) {
 		p.Encode()
 	}
 }
-
-// TestMayForbid: only a call that a profile allows without a condition is known to
-// work once its filter is loaded.
-func TestMayForbid(t *testing.T) {
-	rule := func(a specs.LinuxSeccompAction, args ...specs.LinuxSeccompArg) specs.LinuxSyscall {
-		return specs.LinuxSyscall{Names: []string{"chdir", "getcwd"}, Action: a, Args: args}
-	}
-	for _, c := range []struct {
-		name string
-		cfg  *specs.LinuxSeccomp
-		want bool
-	}{
-		{"no profile", nil, false},
-		{"all is allowed", &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}, false},
-		{"all is forbidden", &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}, true},
-		{"it is allowed", &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{rule(specs.ActAllow)}}, false},
-		{"it is forbidden", &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{rule(specs.ActErrno)}}, true},
-		{"it is allowed on a condition", &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{rule(specs.ActAllow, specs.LinuxSeccompArg{})}}, true},
-	} {
-		if got := mayForbid(c.cfg, "getcwd"); got != c.want {
-			t.Errorf("%s: %v", c.name, got)
-		}
-	}
-}

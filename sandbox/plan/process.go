@@ -33,7 +33,6 @@ func (c *compiler) identity() {
 		b.begin("no_new_privs", "no execve may ever give more rights")
 		b.do(unix.SYS_PRCTL, n(unix.PR_SET_NO_NEW_PRIVS), n(1), n(0), n(0), n(0))
 	} else {
-		c.holdWorkDir()
 		c.seccomp()
 	}
 	b.begin("capability", "give up capabilities for good: the bounding set")
@@ -191,9 +190,30 @@ func (c *compiler) keyring() {
 	c.b.do(unix.SYS_KEYCTL, n(joinSessionKeyring), c.b.str(name), n(0), n(0), n(0)).tolerate(unix.ENOSYS, unix.EPERM, unix.EDQUOT)
 }
 
-// workDir enters the working directory, with the rights of the user, and makes
-// sure that it is inside: a directory that was reached through a leaked
-// descriptor shows as "(unreachable)…" (CVE-2024-21626, getcwd(2)).
+// seeWorkDir enters the working directory with the rights of the runtime, as runc
+// does: who is started there need not be able to go there himself. Where the
+// runtime may not either, workDir tries again as the user.
+func (c *compiler) seeWorkDir() {
+	b := c.b
+	b.begin("cwd", "enter the working directory "+c.spec.Process.Cwd)
+	enter := b.do(unix.SYS_CHDIR, b.str(c.spec.Process.Cwd)).tolerate(unix.EACCES, unix.EPERM)
+	c.cwd = c.checkInside()
+	b.onErrorSkipHere(enter)
+}
+
+// checkInside makes sure that the working directory is inside: one that was reached
+// through a leaked descriptor shows as "(unreachable)…" (CVE-2024-21626,
+// getcwd(2)). It gives where in the data the path stands then.
+func (c *compiler) checkInside() uint64 {
+	b := c.b
+	at := b.buf(4096)
+	b.do(unix.SYS_GETCWD, ptr(at), n(4096))
+	b.do(int(checkOp), n(at), n(0xff), n(uint64('/')), n(int(unix.ENOENT)))
+	return at
+}
+
+// workDir enters the working directory, with the rights of the user, unless
+// seeWorkDir has.
 func (c *compiler) workDir() {
 	b := c.b
 	dir := c.spec.Process.Cwd
@@ -201,56 +221,17 @@ func (c *compiler) workDir() {
 		b.fail(errorf("the working directory %q is not an absolute path", dir))
 		return
 	}
-	b.begin("cwd", "enter the working directory "+dir)
-	b.do(unix.SYS_CHDIR, b.str(dir))
-	at := b.buf(4096)
-	look := b.do(unix.SYS_GETCWD, ptr(at), n(4096))
-	inside := b.do(int(checkOp), n(at), n(0xff), n(uint64('/')), n(int(unix.ENOENT)))
-	if c.cwd != program.None {
-		look.tolerateAll()
-		b.onErrorSkipHere(look)
-		b.do(unix.SYS_FCHDIR, slot(c.cwd))
-		b.onSuccessSkipHere(inside)
-	}
-}
-
-// holdWorkDir looks at the working directory before a filter is loaded that may
-// forbid getcwd. Where it does, workDir enters what was found inside here, once
-// chdir has said that the user may.
-func (c *compiler) holdWorkDir() {
-	if !mayForbid(c.spec.Linux.Seccomp, "getcwd") {
+	if c.cwd == 0 {
+		b.begin("cwd", "enter the working directory "+dir)
+		b.do(unix.SYS_CHDIR, b.str(dir))
+		c.checkInside()
 		return
 	}
-	b := c.b
-	b.begin("cwd", "look at the working directory, which the filter may forbid later")
-	dir, open := b.openat(n(cwd), c.spec.Process.Cwd, unix.O_PATH|unix.O_DIRECTORY)
-	open.tolerateAll() // chdir will say why
-	b.do(unix.SYS_FCHDIR, slot(dir))
-	at := b.buf(4096)
-	b.do(unix.SYS_GETCWD, ptr(at), n(4096))
-	b.do(int(checkOp), n(at), n(0xff), n(uint64('/')), n(int(unix.ENOENT)))
-	b.onErrorSkipHere(open)
-	c.cwd = dir
-}
-
-// mayForbid says whether a profile could keep the process from a system call:
-// unless it allows it without a condition, and says nothing else of it.
-func mayForbid(cfg *specs.LinuxSeccomp, call string) bool {
-	if cfg == nil {
-		return false
-	}
-	allows := func(a specs.LinuxSeccompAction) bool { return a == specs.ActAllow || a == specs.ActLog }
-	named := false
-	for _, rule := range cfg.Syscalls {
-		if !slices.Contains(rule.Names, call) {
-			continue
-		}
-		if !allows(rule.Action) || len(rule.Args) > 0 {
-			return true
-		}
-		named = true
-	}
-	return !named && !allows(cfg.DefaultAction)
+	b.begin("cwd", "enter the working directory "+dir+" as the user, if that is still to be done")
+	entered := b.do(int(checkOp), n(c.cwd), n(0xff), n(uint64('/')), n(int(unix.ENOENT))).tolerateAll()
+	b.do(unix.SYS_CHDIR, b.str(dir))
+	c.checkInside()
+	b.onSuccessSkipHere(entered)
 }
 
 // exec is the last step: no descriptor but 0, 1, 2 and those asked for stays

@@ -7,6 +7,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"vivarium/sandbox/cgroup"
 )
 
 // intelRdt puts the container into a class of service of Intel's resource
@@ -220,7 +222,7 @@ func (c *compiler) resctrl() (string, error) {
 		// … mount point …, optional fields, "-", type, … (proc_pid_mountinfo(5))
 		before, after, _ := strings.Cut(line, " - ")
 		if f := strings.Fields(before); strings.HasPrefix(after, "resctrl ") && len(f) > 4 {
-			return f[4], nil
+			return cgroup.Unescape(f[4]), nil
 		}
 	}
 	return "", errorf("it is specified in the config, but no resctrl file system is mounted: Intel RDT is not enabled")

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"vivarium/sandbox/cgroup"
 	"vivarium/sandbox/program"
 )
 
@@ -205,15 +207,48 @@ func (c *compiler) takeRoot() {
 // pivot_root(".", ".") stacks the old root on the new one; see pivot_root(2).
 func (c *compiler) pivot() {
 	b := c.b
+	fresh := c.ns.fresh&unix.CLONE_NEWNS != 0
+	if c.opt.NoPivot && fresh {
+		c.hideKernel()
+	}
 	b.begin("pivot", "make it the root directory, and detach the host's")
 	b.do(unix.SYS_FCHDIR, slot(c.root))
-	if c.opt.NoPivot || c.ns.fresh&unix.CLONE_NEWNS == 0 {
+	if c.opt.NoPivot || !fresh {
 		b.do(unix.SYS_CHROOT, b.str("."))
 		return
 	}
 	b.do(unix.SYS_PIVOT_ROOT, b.str("."), b.str("."))
 	b.do(unix.SYS_UMOUNT2, b.str("."), n(unix.MNT_DETACH))
 	b.do(unix.SYS_CHDIR, b.str("/"))
+}
+
+// hideKernel takes the host's proc and sysfs mounts out of the mount namespace.
+// After chroot(2) alone they would still be in it, whole, and where one is whole
+// the kernel lets a user namespace in the container mount a new one without any
+// mask (mount_too_revealing, fs/namespace.c). One that cannot be taken away gets
+// an empty tmpfs over it.
+func (c *compiler) hideKernel() {
+	b := c.b
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		b.fail(errorf("find the mounts of proc and sysfs: %w", err))
+		return
+	}
+	b.begin("pivot", "take away the host's proc and sysfs, which stay in reach without a pivot")
+	for line := range strings.Lines(string(info)) {
+		// ID, parent, device, root, mount point, …, "-", type, … (proc_pid_mountinfo(5))
+		before, after, _ := strings.Cut(line, " - ")
+		f := strings.Fields(before)
+		kernel := strings.HasPrefix(after, "proc ") || strings.HasPrefix(after, "sysfs ")
+		if !kernel || len(f) < 5 || f[3] != "/" {
+			continue
+		}
+		at := b.str(cgroup.Unescape(f[4]))
+		gone := b.do(unix.SYS_UMOUNT2, at, n(unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)).tolerateAll()
+		// ENOENT: it went with one that it was mounted on.
+		b.do(unix.SYS_MOUNT, b.str("tmpfs"), at, b.str("tmpfs"), n(unix.MS_RDONLY), b.str("")).tolerate(unix.ENOENT)
+		b.onSuccessSkipHere(gone)
+	}
 }
 
 // rootAttributes come last: making the root read-only, and its propagation. The
@@ -319,6 +354,11 @@ func (c *compiler) mountFS(m *specs.Mount, o mountOpts) error {
 		fs = b.tree(n(cwd), "/sys", true)
 		b.setAttr(fs, attr, 0, unix.MS_PRIVATE, true)
 	} else {
+		if m.Type == "tmpfs" && attr&unix.MOUNT_ATTR_RDONLY != 0 {
+			// What is mounted on it, and the devices, still need places in it.
+			attr &^= unix.MOUNT_ATTR_RDONLY
+			defer func() { c.readonlyLater = append(c.readonlyLater, fs) }()
+		}
 		fs = b.newFS(m.Type, source, c.labelled(m.Type, o.data), attr)
 	}
 	if o.propagation != 0 {
@@ -330,7 +370,7 @@ func (c *compiler) mountFS(m *specs.Mount, o mountOpts) error {
 	if err := c.mapNewFS(m, o, fs); err != nil {
 		return err
 	}
-	t := b.target(c.root, m.Destination, true)
+	t := c.placeFS(m)
 	if o.copyUp {
 		if err := c.copyUp(t, fs, m.Destination, o); err != nil {
 			return err
@@ -347,6 +387,28 @@ func (c *compiler) mountFS(m *specs.Mount, o mountOpts) error {
 		c.dev = fs
 	}
 	return nil
+}
+
+// placeFS opens the place of a new file system. Those through which the kernel is
+// spoken to go nowhere but where they are expected: an image with a symlink there
+// could have masks and read-only paths land elsewhere (CVE-2019-19921).
+func (c *compiler) placeFS(m *specs.Mount) int16 {
+	if m.Type != "proc" && m.Type != "sysfs" {
+		return c.b.target(c.root, m.Destination, true)
+	}
+	c.b.begin("mount", "mount "+m.Type+" on "+m.Destination+", as it must be mounted on ordinary directory, no symlink")
+	return c.b.targetAs(c.root, m.Destination, true, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+}
+
+// lateReadonly makes those read-only that others were mounted on.
+func (c *compiler) lateReadonly() {
+	if len(c.readonlyLater) == 0 {
+		return
+	}
+	c.b.begin("mount", "make the tmpfs mounts read-only that are to be so")
+	for _, fs := range c.readonlyLater {
+		c.b.setAttr(fs, unix.MOUNT_ATTR_RDONLY, 0, 0, false)
+	}
 }
 
 // mapNewFS maps the ids of a file system that this program has made.
