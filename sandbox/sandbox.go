@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vivarium/internal/lazyjson"
+	"vivarium/sandbox/cgroup"
 	"vivarium/sandbox/cgroup/handle"
 	"vivarium/sandbox/netdevice"
 	"vivarium/sandbox/plan"
@@ -53,6 +54,9 @@ type Runtime struct {
 	Debug func(string)
 	// Systemd lets systemd make the control groups of new containers.
 	Systemd bool
+	// NoCgroups leaves new containers in the control groups of the caller; their
+	// limits are passed over.
+	NoCgroups bool
 	// Rootless is plan.Options.Rootless.
 	Rootless bool
 	// Trace, if not nil, hears of each step of Run and Create.
@@ -74,6 +78,7 @@ func (r *Runtime) warn(msg string) {
 // Options are what create and run take beside the bundle.
 type Options struct {
 	Bundle        string // absolute path
+	Config        string // file of the spec, relative to Bundle; "" for config.json
 	ConsoleSocket string // unix socket that takes the terminal's master
 	PidFile       string
 	PidFDSocket   string // unix socket that takes a pidfd of the process
@@ -86,6 +91,16 @@ type Options struct {
 	// BeforeCommand, if set, is called before the command can run, and while the
 	// process sets itself up: there such work costs nothing.
 	BeforeCommand func()
+}
+
+func (o *Options) config() string {
+	switch {
+	case o.Config == "":
+		return filepath.Join(o.Bundle, state.SpecFile)
+	case filepath.IsAbs(o.Config):
+		return o.Config
+	}
+	return filepath.Join(o.Bundle, o.Config)
 }
 
 // Process is one that runs in a container. Its descriptors are the caller's.
@@ -170,7 +185,7 @@ func (r *Runtime) launch(id string, o Options, hold bool) (l *launch, err error)
 		return nil, err
 	}
 	r.Trace.Note("read the spec")
-	if l.spec, l.raw, err = readSpec(filepath.Join(o.Bundle, state.SpecFile)); err != nil {
+	if l.spec, l.raw, err = readSpec(o.config()); err != nil {
 		return nil, err
 	}
 	if err := l.check(hold || o.Detached); err != nil {
@@ -242,6 +257,10 @@ func (l *launch) record(hold bool) error {
 	}
 	o := plan.Options{ID: id, BundleDir: l.opt.Bundle, Hold: !hold, PreserveFDs: l.opt.PreserveFDs,
 		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true, Unprivileged: os.Geteuid() != 0, Rootless: l.r.Rootless}
+	if l.r.NoCgroups {
+		o.Layout = new(cgroup.Layout)
+		l.spec.Linux.Resources = nil
+	}
 	if hold {
 		o.Fifo = l.dir.File(state.FifoFile)
 	}

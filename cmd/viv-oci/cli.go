@@ -18,6 +18,9 @@ const version = "0.1.0"
 
 var commit = "unknown"
 
+// parts are what this build can do, in the words of crun's --version.
+const parts = "+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF"
+
 // program is the name under which this was called: an engine that finds us in
 // the place of another runtime shows that one's name.
 var program = "viv-oci"
@@ -76,17 +79,19 @@ func (a *app) global(args []string) (rest []string, code int, done bool) {
 		text("log", "", &a.log.path, "file to write logs to (default: standard error)"),
 		text("log-format", "", &logFormat, "format of logs: text or json"),
 		flag("debug", "", &a.log.debug, "log more"),
+		{name: "cgroup-manager", set: a.cgroupManager, help: "who makes the control groups: cgroupfs, systemd, or disabled"},
 		flag("systemd-cgroup", "", &a.runtime.Systemd, "let systemd make the control groups; cgroupsPath is slice:prefix:name"),
 		text("trace", "", &a.trace, "file to write to when each step of run or create began, and how long it took"),
 		text("rootless", "", &a.rootless, "ignore cgroup permission errors: true, false or auto"),
 		text("criu", "", &ignored, "accepted, and of no effect"),
 		flag("version", "v", &showVersion, "print the version"),
+		flag("V", "", &showVersion, "print the version, as crun has it"),
 	}
 	rest, err := parse(args, options, true)
 	a.log.json = logFormat == "json"
 	switch {
 	case showVersion:
-		fmt.Printf("%s version %s\ncommit: %s\nspec: %s\n", program, version, commit, specs.Version)
+		fmt.Printf("%s version %s\ncommit: %s\nspec: %s\n%s\n", program, version, commit, specs.Version, parts)
 		return nil, 0, true
 	case errors.Is(err, errHelp) || err == nil && (len(rest) == 0 || rest[0] == "help"):
 		fmt.Print(a.usage(options))
@@ -108,6 +113,15 @@ func (a *app) global(args []string) (rest []string, code int, done bool) {
 	}
 	a.prepare()
 	return rest, 0, false
+}
+
+// cgroupManager takes crun's flag for what runc has --systemd-cgroup for.
+func (a *app) cgroupManager(name string) error {
+	a.runtime.Systemd, a.runtime.NoCgroups = name == "systemd", name == "disabled"
+	if name != "systemd" && name != "disabled" && name != "cgroupfs" {
+		return errors.New("it is none of cgroupfs, systemd, disabled")
+	}
+	return nil
 }
 
 // startsProcess is called by the commands that start a process: only they have to

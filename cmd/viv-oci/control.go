@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,10 +37,13 @@ func (a *app) state() *command {
 }
 
 func (a *app) kill() *command {
-	var all bool
+	var all, regex bool
 	return &command{
 		args: "<container-id> [signal]", about: "send a signal (default: SIGTERM) to the container's first process", min: 1, max: 2,
-		options: []option{flag("all", "a", &all, "send the signal to all processes inside the container")},
+		options: []option{
+			flag("all", "a", &all, "send the signal to all processes inside the container"),
+			flag("regex", "r", &regex, "the container ID is a regular expression: all that match it"),
+		},
 		run: func(args []string) (int, error) {
 			name := "SIGTERM"
 			if len(args) == 2 && args[1] != "" {
@@ -48,7 +53,7 @@ func (a *app) kill() *command {
 			if err != nil {
 				return 0, err
 			}
-			return 0, a.runtime.Kill(args[0], sig, all)
+			return 0, a.each(args[0], regex, func(id string) error { return a.runtime.Kill(id, sig, all) })
 		},
 	}
 }
@@ -87,12 +92,40 @@ func parseSignal(s string) (unix.Signal, error) {
 }
 
 func (a *app) delete() *command {
-	var force bool
+	var force, regex bool
 	return &command{
 		args: "<container-id>", about: "delete any resources held by the container", min: 1, max: 1,
-		options: []option{flag("force", "f", &force, "delete the container also if it still runs (uses SIGKILL)")},
-		run:     func(args []string) (int, error) { return 0, a.runtime.Delete(args[0], force) },
+		options: []option{
+			flag("force", "f", &force, "delete the container also if it still runs (uses SIGKILL)"),
+			flag("regex", "r", &regex, "the container ID is a regular expression: all that match it"),
+		},
+		run: func(args []string) (int, error) {
+			return 0, a.each(args[0], regex, func(id string) error { return a.runtime.Delete(id, force) })
+		},
 	}
+}
+
+// each does something to a container, or to all whose IDs match an expression
+// anywhere, as crun's --regex does. One that fails does not save the others.
+func (a *app) each(id string, regex bool, do func(id string) error) error {
+	if !regex {
+		return do(id)
+	}
+	match, err := regexp.Compile(id)
+	if err != nil {
+		return fmt.Errorf("--regex: %w", err)
+	}
+	all, err := a.runtime.Store.List()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, id := range all {
+		if match.MatchString(id) {
+			errs = append(errs, do(id))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (a *app) pause() *command {

@@ -15,6 +15,7 @@ import (
 func launchOptions(o *sandbox.Options) []option {
 	return []option{
 		text("bundle", "b", &o.Bundle, "path to the root of the bundle directory, defaults to the current directory"),
+		text("config", "f", &o.Config, "file of the spec, relative to the bundle (default: config.json)"),
 		text("console-socket", "", &o.ConsoleSocket, "path to an AF_UNIX socket which receives the master of the terminal"),
 		text("pidfd-socket", "", &o.PidFDSocket, "path to an AF_UNIX socket which receives a pidfd of the process"),
 		text("pid-file", "", &o.PidFile, "file to write the process id to"),
