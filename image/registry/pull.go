@@ -45,7 +45,8 @@ type Options struct {
 	Limits                         Limits
 }
 
-// Status is what happens to a layer; the words are those of `docker pull`.
+// Status is what happens to a layer; the words are those of `docker pull` and
+// `docker push`.
 type Status string
 
 // The states of a layer, in their order.
@@ -55,14 +56,21 @@ const (
 	StatusDownloading Status = "Downloading"
 	StatusExtracting  Status = "Extracting"
 	StatusComplete    Status = "Pull complete"
+
+	StatusPreparing   Status = "Preparing"
+	StatusPushing     Status = "Pushing"
+	StatusMounted     Status = "Mounted"
+	StatusLayerExists Status = "Layer already exists"
+	StatusPushed      Status = "Pushed"
 )
 
 // Event is one step of progress.
 type Event struct {
-	Layer   digest.Digest // the blob's
+	Layer   digest.Digest // the blob's; in a push the diff ID, where there is one
 	Status  Status
-	Current int64 // bytes: fetched, or for StatusExtracting unpacked
-	Total   int64 // bytes, 0 if not known
+	Current int64  // bytes: fetched, or for StatusExtracting unpacked
+	Total   int64  // bytes, 0 if not known
+	From    string // for StatusMounted: the repository that had it
 }
 
 // Result of Pull.
@@ -95,7 +103,7 @@ func Pull(ctx context.Context, st *store.Store, ref string, opts Options) (Resul
 }
 
 func pull(ctx context.Context, st *store.Store, ref image.Reference, opts Options) (Result, error) {
-	c, err := newClient(ctx, ref, opts.Keychain, opts.Insecure, opts.Limits)
+	c, err := newClient(ctx, ref, access{keys: opts.Keychain, insecure: opts.Insecure, limits: opts.Limits})
 	if err != nil {
 		return Result{}, err
 	}

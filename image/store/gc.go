@@ -151,7 +151,7 @@ func (s *Store) moveGarbage(ctx context.Context, c *Collected) ([]string, error)
 			return trash, err
 		}
 	}
-	return trash, nil
+	return trash, s.dropOriginsLocked()
 }
 
 // discard moves everything in dir that is not live. Blobs are live by their
