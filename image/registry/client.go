@@ -272,7 +272,7 @@ func worthRetry(resp *http.Response, err error, pause time.Duration) (bool, time
 // isReset reports a connection that broke while it was in use.
 func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
 func (c *client) url(kind, what string) string {

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -312,7 +313,7 @@ func (p *puller) ensureBlob(ctx context.Context, t *store.Tx, d ocispec.Descript
 	if err != nil || have.Blob {
 		return err
 	}
-	r, err := p.c.blob(ctx, d, nil)
+	r, err := p.c.blob(ctx, d, 0, nil)
 	if err != nil {
 		return err
 	}
@@ -369,22 +370,46 @@ func (p *puller) fetchLayer(ctx context.Context, t *store.Tx, d ocispec.Descript
 	if strings.Contains(d.MediaType, "encrypted") {
 		return fmt.Errorf("%w: it is encrypted", ErrUnsupported)
 	}
-	r, err := p.c.blob(ctx, d, func(n int64) {
-		p.tell(Event{Layer: d.Digest, Status: StatusDownloading, Current: n, Total: d.Size})
-	})
+	if have.Unpacked {
+		r, err := p.openLayer(ctx, d, 0)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		_, err = t.PutBlob(ctx, r, d)
+		return err
+	}
+	part := t.Partial(d)
+	resumed := part.Size() > 0
+	err = p.putLayer(ctx, t, d, diffID, part)
+	if resumed && (errors.Is(err, store.ErrDigest) || errors.Is(err, store.ErrTooLong) || errors.Is(err, errShort)) {
+		// What was kept was not what one took it for, after a power cut, for one; or
+		// the registry answers ranges with something else.
+		if err := part.Restart(); err != nil {
+			return err
+		}
+		err = p.putLayer(ctx, t, d, diffID, part)
+	}
+	return err
+}
+
+func (p *puller) putLayer(ctx context.Context, t *store.Tx, d ocispec.Descriptor, diffID digest.Digest, part *store.Partial) error {
+	r, err := p.openLayer(ctx, d, part.Size())
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if have.Unpacked {
-		_, err = t.PutBlob(ctx, r, d)
-		return err
-	}
 	_, _, err = t.PutLayer(ctx, r, store.LayerSpec{
-		Blob: d, DiffID: diffID, MaxBytes: p.opts.MaxLayerBytes, MaxEntries: p.opts.MaxLayerEntries,
+		Blob: d, DiffID: diffID, Partial: part, MaxBytes: p.opts.MaxLayerBytes, MaxEntries: p.opts.MaxLayerEntries,
 		Unpacked: func(n int64) { p.tell(Event{Layer: d.Digest, Status: StatusExtracting, Current: n}) },
 	})
 	return err
+}
+
+func (p *puller) openLayer(ctx context.Context, d ocispec.Descriptor, from int64) (*blobReader, error) {
+	return p.c.blob(ctx, d, from, func(n int64) {
+		p.tell(Event{Layer: d.Digest, Status: StatusDownloading, Current: n, Total: d.Size})
+	})
 }
 
 func (p *puller) tell(e Event) {
