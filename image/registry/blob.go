@@ -63,7 +63,7 @@ var errRange = errors.New("the range was not answered as it was asked for")
 
 // openRange asks for the blob from b.off on.
 func (b *blobReader) openRange() error {
-	resp, err := b.c.get(b.ctx, "blobs", string(b.desc.Digest), http.Header{"Range": {fmt.Sprintf("bytes=%d-", b.off)}},
+	resp, err := b.c.get(b.ctx, "blobs", string(b.desc.Digest), http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", b.off, b.desc.Size-1)}},
 		http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
 	if err != nil {
 		return err
