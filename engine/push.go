@@ -63,7 +63,11 @@ func (e *Engine) pushOne(ctx context.Context, name string, opt PushOptions) erro
 	if opt.Begin != nil {
 		opt.Begin(parsed)
 	}
-	res, err := registry.Push(ctx, s, name, registry.PushOptions{Insecure: opt.Insecure, Progress: opt.Step})
+	conf, err := registry.LoadConf()
+	if err != nil {
+		return err
+	}
+	res, err := registry.Push(ctx, s, name, registry.PushOptions{Conf: conf, Insecure: opt.Insecure, Progress: opt.Step})
 	if err != nil {
 		return err
 	}

@@ -283,8 +283,12 @@ func (c *client) url(kind, what string) string {
 // get makes one request. The body must be closed; reading it fails if nothing
 // comes for the idle limit.
 func (c *client) get(ctx context.Context, kind, what string, header http.Header, ok ...int) (*http.Response, error) {
+	return c.getURL(ctx, c.url(kind, what), "get "+strings.TrimSuffix(kind, "s")+" "+what, header, ok...)
+}
+
+func (c *client) getURL(ctx context.Context, at, doing string, header http.Header, ok ...int) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(kind, what), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -301,7 +305,7 @@ func (c *client) get(ctx context.Context, kind, what string, header http.Header,
 	}
 	if err != nil {
 		cancel(nil)
-		return nil, c.explain("get "+strings.TrimSuffix(kind, "s")+" "+what, err)
+		return nil, c.explain(doing, err)
 	}
 	resp.Body = newIdleBody(ctx, resp.Body, c.limits.Idle, cancel)
 	return resp, nil

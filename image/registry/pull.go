@@ -44,6 +44,8 @@ type Options struct {
 	// MaxLayerBytes and MaxLayerEntries bound each unpacked layer; 0 is no limit.
 	MaxLayerBytes, MaxLayerEntries int64
 	Limits                         Limits
+	// Conf says which mirrors are asked first; nil: none.
+	Conf *Conf
 }
 
 // Status is what happens to a layer; the words are those of `docker pull` and
@@ -77,6 +79,7 @@ type Event struct {
 // Result of Pull.
 type Result struct {
 	Image image.Image
+	Name  string // the full name that was pulled
 	// Digest is what the registry calls what was asked for: of the index, if
 	// there is one.
 	Digest digest.Digest
@@ -100,11 +103,36 @@ func Pull(ctx context.Context, st *store.Store, ref string, opts Options) (Resul
 	if err != nil {
 		return Result{}, fmt.Errorf("pull %s: %w", parsed.Familiar(), err)
 	}
+	res.Name = parsed.String()
 	return res, nil
 }
 
 func pull(ctx context.Context, st *store.Store, ref image.Reference, opts Options) (Result, error) {
-	c, err := newClient(ctx, ref, access{keys: opts.Keychain, insecure: opts.Insecure, limits: opts.Limits})
+	places, err := opts.Conf.endpoints(ref)
+	if err != nil {
+		return Result{}, err
+	}
+	var errs []error
+	for _, at := range places {
+		res, err := pullFrom(ctx, st, ref, at, opts)
+		if err == nil {
+			return res, nil
+		}
+		if ctx.Err() != nil || !at.mirror {
+			errs = append(errs, err)
+			break
+		}
+		errs = append(errs, fmt.Errorf("mirror %s: %w", at.ref.Domain, err))
+	}
+	if len(errs) == 1 {
+		return Result{}, errs[0]
+	}
+	return Result{}, errors.Join(errs...)
+}
+
+// pullFrom fetches an image from one place; it is named as it was asked for.
+func pullFrom(ctx context.Context, st *store.Store, ref image.Reference, at endpoint, opts Options) (Result, error) {
+	c, err := newClient(ctx, at.ref, access{keys: opts.Keychain, insecure: opts.Insecure || at.insecure, limits: opts.Limits})
 	if err != nil {
 		return Result{}, err
 	}

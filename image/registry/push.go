@@ -24,6 +24,7 @@ type PushOptions struct {
 	Keychain authn.Keychain
 	Progress func(Event)
 	Limits   Limits
+	Conf     *Conf
 }
 
 // PushResult of Push.
@@ -72,7 +73,12 @@ func push(ctx context.Context, st *store.Store, ref image.Reference, opts PushOp
 	if err != nil {
 		return PushResult{}, err
 	}
-	p.c, err = newClient(ctx, ref, access{keys: opts.Keychain, insecure: opts.Insecure, limits: opts.Limits, push: true, also: p.mountSources()})
+	places, err := opts.Conf.endpoints(ref)
+	if err != nil {
+		return PushResult{}, err
+	}
+	at := places[len(places)-1]
+	p.c, err = newClient(ctx, at.ref, access{keys: opts.Keychain, insecure: opts.Insecure || at.insecure, limits: opts.Limits, push: true, also: p.mountSources()})
 	if err != nil {
 		return PushResult{}, err
 	}

@@ -42,6 +42,9 @@ func TestPush(t *testing.T) {
 	if got := e.MustViv("images", "-q", "--no-trunc", host+"/box"); got != id {
 		t.Errorf("what was pulled back has ID %s, and was %s", got, id)
 	}
+	want(t, e.Viv("pull", "-q", "--all-tags", other), 0, other+"\n")
+	want(t, e.Viv("images", "--format", "{{.Tag}}", other), 0, "v1\nv2\n")
+	fails(t, e.Viv("pull", "-a", other+":v1"), 1, "tag can't be used with --all-tags")
 	want(t, e.Viv("run", "--rm", "--network", "none", host+"/box:v1", "echo", "here"), 0, "here\n")
 	want(t, e.Viv("run", "--rm", "--network", "none", other+":v2", "cat", "/full/new"), 0, "new\n")
 }
