@@ -231,6 +231,7 @@ type PullOptions struct {
 	Platform string       // "": the host's
 	All      bool         // every tag of the repository; the reference names only that
 	Insecure bool         // plain HTTP, and certificates that nobody vouches for, will do
+	Policy   string       // file of the signature policy; "": where containers-policy.json(5) has it
 	Progress PullProgress // may be nil
 }
 
@@ -254,6 +255,9 @@ func (e *Engine) pullFor(ctx context.Context, s *store.Store, ref string, opt Pu
 	}
 	var err error
 	if o.Conf, err = registry.LoadConf(); err != nil {
+		return err
+	}
+	if o.Policy, err = registry.LoadPolicy(opt.Policy); err != nil {
 		return err
 	}
 	refs := []string{ref}

@@ -164,6 +164,7 @@ func newPull(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: exactArgs(1)}
 	c.Flags().StringVar(&o.Platform, "platform", "", "platform of the image: os/arch[/variant]")
 	c.Flags().BoolVar(&o.Insecure, "insecure", false, "allow plain HTTP, and certificates that nobody vouches for")
+	c.Flags().StringVar(&o.Policy, "signature-policy", "", "file of the signature policy, instead of the user's or the system's policy.json")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "suppress verbose output")
 	c.Flags().BoolVarP(&o.All, "all-tags", "a", false, "download all tagged images in the repository")
 	c.RunE = func(cmd *cobra.Command, args []string) error {

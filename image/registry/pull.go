@@ -46,6 +46,8 @@ type Options struct {
 	Limits                         Limits
 	// Conf says which mirrors are asked first; nil: none.
 	Conf *Conf
+	// Policy says which images are allowed, by their signatures; nil: all.
+	Policy *Policy
 }
 
 // Status is what happens to a layer; the words are those of `docker pull` and
@@ -108,6 +110,9 @@ func Pull(ctx context.Context, st *store.Store, ref string, opts Options) (Resul
 }
 
 func pull(ctx context.Context, st *store.Store, ref image.Reference, opts Options) (Result, error) {
+	if err := opts.Policy.admit(ref); err != nil {
+		return Result{}, err
+	}
 	places, err := opts.Conf.endpoints(ref)
 	if err != nil {
 		return Result{}, err
@@ -139,6 +144,9 @@ func pullFrom(ctx context.Context, st *store.Store, ref image.Reference, at endp
 	defer c.close()
 	p := &puller{st: st, c: c, ref: ref, opts: opts}
 	if err := p.findManifest(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := p.verify(ctx); err != nil {
 		return Result{}, err
 	}
 	if img, ok := p.upToDate(); ok {
