@@ -116,21 +116,44 @@ func imageSource(img image.Image) *source {
 
 // findImage resolves the reference. Garbage collection is kept away from before
 // the image is found until the container's record names it.
-func (r *run) findImage(ctx context.Context, s *store.Store, ref string) (image.Image, error) {
+func (r *run) findImage(ctx context.Context, s *store.Store, asked string) (image.Image, error) {
+	ref := asked
 	if r.opt.Pull == "always" {
 		if err := r.e.pullFor(ctx, s, ref, r.pullOptions(), false); err != nil {
 			return image.Image{}, err
 		}
 	}
 	for attempt := 0; ; attempt++ {
+		ref, err := localName(s, asked)
+		if err != nil {
+			return image.Image{}, err
+		}
 		img, err := r.tryImage(ctx, s, ref)
 		if err == nil || attempt > 0 || r.opt.Pull == "never" || !errors.Is(err, image.ErrNotFound) || errors.Is(err, errPlatform) && r.opt.Pull == "always" {
 			return img, imageError(ref, err)
 		}
-		if err := r.e.pullFor(ctx, s, ref, r.pullOptions(), true); err != nil {
+		if err := r.e.pullFor(ctx, s, asked, r.pullOptions(), true); err != nil {
 			return image.Image{}, err
 		}
 	}
+}
+
+// localName gives the name by which the store has what a name without a registry
+// means; the name itself if it has none of them.
+func localName(s *store.Store, ref string) (string, error) {
+	if _, err := s.Lookup(ref); !errors.Is(err, image.ErrNotFound) {
+		return ref, nil
+	}
+	conf, err := registry.LoadConf()
+	if err != nil {
+		return ref, err
+	}
+	for _, name := range conf.Candidates(ref) {
+		if _, err := s.Lookup(name); err == nil {
+			return name, nil
+		}
+	}
+	return ref, nil
 }
 
 // errPlatform marks an image that is there, for another platform.
@@ -206,7 +229,9 @@ func imageError(ref string, err error) error {
 // PullOptions says how an image is pulled.
 type PullOptions struct {
 	Platform string       // "": the host's
+	All      bool         // every tag of the repository; the reference names only that
 	Insecure bool         // plain HTTP, and certificates that nobody vouches for, will do
+	Policy   string       // file of the signature policy; "": where containers-policy.json(5) has it
 	Progress PullProgress // may be nil
 }
 
@@ -228,14 +253,47 @@ func (e *Engine) pullFor(ctx context.Context, s *store.Store, ref string, opt Pu
 		}
 		o.Platform = &want
 	}
-	p.Begin(ref, missing)
-	res, err := registry.Pull(ctx, s, ref, o)
-	if err != nil {
+	var err error
+	if o.Conf, err = registry.LoadConf(); err != nil {
 		return err
 	}
-	p.End(res)
-	e.emit(objectEvent("image", "pull", image.Familiar(ref), map[string]string{"name": image.Familiar(ref)}))
+	if o.Policy, err = registry.LoadPolicy(opt.Policy); err != nil {
+		return err
+	}
+	refs := []string{ref}
+	if opt.All {
+		if refs, err = registry.Tags(ctx, ref, o); err != nil {
+			return err
+		}
+	}
+	for _, ref := range refs {
+		res, err := pullCandidates(ctx, s, ref, o, p, missing)
+		if err != nil {
+			return err
+		}
+		p.End(res)
+		e.emit(objectEvent("image", "pull", image.Familiar(ref), map[string]string{"name": image.Familiar(ref)}))
+	}
 	return nil
+}
+
+// pullCandidates pulls the first image that there is of those that a name may mean.
+// The image has the name under which it was found.
+func pullCandidates(ctx context.Context, s *store.Store, ref string, o registry.Options, p PullProgress, missing bool) (registry.Result, error) {
+	var errs []error
+	for _, name := range o.Conf.Candidates(ref) {
+		p.Begin(name, missing)
+		res, err := registry.Pull(ctx, s, name, o)
+		if err != nil {
+			errs = append(errs, err)
+			if ctx.Err() != nil || !errors.Is(err, registry.ErrNotFound) && !errors.Is(err, registry.ErrDenied) && !errors.Is(err, registry.ErrRegistry) {
+				break
+			}
+			continue
+		}
+		return res, nil
+	}
+	return registry.Result{}, errors.Join(errs...)
 }
 
 // containerSource finds the layers that a container was made from: they stand

@@ -188,9 +188,10 @@ func validDomain(d string) bool {
 func (r Reference) Repo() string { return r.Domain + "/" + r.Path }
 
 // String is the full name, as the store keeps it.
-func (r Reference) String() string { return r.Repo() + r.suffix() }
+func (r Reference) String() string { return r.Repo() + r.Suffix() }
 
-func (r Reference) suffix() string {
+// Suffix is tag and digest with their signs: ":latest", "@sha256:...".
+func (r Reference) Suffix() string {
 	s := ""
 	if r.Tag != "" {
 		s = ":" + r.Tag
@@ -213,7 +214,7 @@ func (r Reference) FamiliarRepo() string {
 }
 
 // Familiar is the name as Docker prints it: "ubuntu:latest".
-func (r Reference) Familiar() string { return r.FamiliarRepo() + r.suffix() }
+func (r Reference) Familiar() string { return r.FamiliarRepo() + r.Suffix() }
 
 // Familiar shortens a full name; what is no name comes back as it is.
 func Familiar(name string) string {

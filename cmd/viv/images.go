@@ -160,33 +160,36 @@ func newTag(a *app) *cobra.Command {
 
 func newPull(a *app) *cobra.Command {
 	var o engine.PullOptions
-	var quiet, all bool
+	var quiet bool
 	c := &cobra.Command{Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: exactArgs(1)}
 	c.Flags().StringVar(&o.Platform, "platform", "", "platform of the image: os/arch[/variant]")
 	c.Flags().BoolVar(&o.Insecure, "insecure", false, "allow plain HTTP, and certificates that nobody vouches for")
+	c.Flags().StringVar(&o.Policy, "signature-policy", "", "file of the signature policy, instead of the user's or the system's policy.json")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "suppress verbose output")
-	c.Flags().BoolVarP(&all, "all-tags", "a", false, "download all tagged images in the repository")
+	c.Flags().BoolVarP(&o.All, "all-tags", "a", false, "download all tagged images in the repository")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if all {
-			return errors.New("--all-tags is not supported: pull the tags one by one")
+		if o.All && hasTag(args[0]) {
+			return errors.New("tag can't be used with --all-tags/-a")
 		}
 		e, err := a.engine()
 		if err != nil {
 			return err
 		}
 		o.Progress = newPullPrinter(a, a.out, quiet)
-		_, err = e.Pull(cmd.Context(), args[0], o)
-		if err == nil {
-			fmt.Fprintln(a.out, fullName(args[0]))
+		res, err := e.Pull(cmd.Context(), args[0], o)
+		if err == nil && o.All {
+			fmt.Fprintln(a.out, fullRepo(args[0]))
+		} else if err == nil {
+			fmt.Fprintln(a.out, res.Name)
 		}
 		return err
 	}
 	return c
 }
 
-func fullName(ref string) string {
+func fullRepo(ref string) string {
 	if r, err := image.ParseReference(ref); err == nil {
-		return r.String()
+		return r.Repo()
 	}
 	return ref
 }

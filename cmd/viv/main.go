@@ -80,7 +80,7 @@ func topVerbs() []verb {
 		{"exec", newExec}, {"wait", newWait}, {"inspect", newInspect}, {"rename", newRename}, {"top", newTop},
 		{"stats", newStats}, {"pause", newPause}, {"unpause", newUnpause}, {"update", newUpdate}, {"port", newPort},
 		{"cp", newCp}, {"diff", newDiff}, {"export", newExport}, {"events", newEvents}, {"version", newVersion}, {"info", newInfo},
-		{"images", newImages}, {"rmi", newRmi}, {"tag", newTag}, {"pull", newPull}, {"load", newLoad}, {"save", newSave},
+		{"images", newImages}, {"rmi", newRmi}, {"tag", newTag}, {"pull", newPull}, {"push", newPush}, {"load", newLoad}, {"save", newSave},
 		{"import", newImport}, {"history", newHistory}, {"login", newLogin}, {"logout", newLogout},
 		{"container", newContainerGroup}, {"image", newImageGroup}, {"volume", newVolumeGroup}, {"system", newSystemGroup},
 		{"network", newNetworkGroup}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},

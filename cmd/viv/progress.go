@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
@@ -44,6 +45,57 @@ type pullPrinter struct {
 	buf    bytes.Buffer
 	layers []digest.Digest
 	state  map[digest.Digest]registry.Status
+	meters map[digest.Digest]*meter
+}
+
+// meter is how quickly one layer moves.
+type meter struct {
+	at    time.Time // of the last sample
+	bytes int64
+	rate  float64 // bytes a second; 0: not known yet
+	drawn time.Time
+}
+
+const (
+	sampleTime = 500 * time.Millisecond
+	redrawTime = 100 * time.Millisecond
+)
+
+// sample takes the count of a moment. What was there before the first one, of a
+// pull that goes on, was not moved now.
+func (m *meter) sample(now time.Time, bytes int64) {
+	if m.at.IsZero() || bytes < m.bytes {
+		m.at, m.bytes, m.rate = now, bytes, 0
+		return
+	}
+	passed := now.Sub(m.at)
+	if passed < sampleTime {
+		return
+	}
+	rate := float64(bytes-m.bytes) / passed.Seconds()
+	if m.rate == 0 {
+		m.rate = rate
+	}
+	m.rate = 0.6*m.rate + 0.4*rate
+	m.at, m.bytes = now, bytes
+}
+
+// text is speed and remaining time, empty while nothing is known of them.
+func (m *meter) text(left int64) string {
+	if m.rate < 1 {
+		return ""
+	}
+	s := "  " + units.HumanSizeWithPrecision(m.rate, 3) + "/s"
+	if left > 0 {
+		seconds := time.Duration(float64(left)/m.rate*1000) * time.Millisecond
+		s += "  " + max(seconds, time.Second).Round(time.Second).String() + " left"
+	}
+	return s
+}
+
+// restart forgets the layers of an image before.
+func (p *pullPrinter) restart() {
+	p.layers, p.state, p.meters = nil, map[digest.Digest]registry.Status{}, map[digest.Digest]*meter{}
 }
 
 func (p *pullPrinter) Begin(ref string, missing bool) {
@@ -62,7 +114,7 @@ func (p *pullPrinter) Begin(ref string, missing bool) {
 		tag = r.Digest
 	}
 	fmt.Fprintf(p.w, "%s: Pulling from %s\n", tag, r.Path)
-	p.state = map[digest.Digest]registry.Status{}
+	p.restart()
 }
 
 func (p *pullPrinter) Step(e registry.Event) {
@@ -73,15 +125,26 @@ func (p *pullPrinter) Step(e registry.Event) {
 	p.state[e.Layer] = e.Status
 	if !p.live {
 		if !known || old != e.Status {
-			fmt.Fprintf(p.w, "%s: %s\n", image.ShortID(e.Layer), e.Status)
+			fmt.Fprintf(p.w, "%s: %s\n", image.ShortID(e.Layer), words(e))
 		}
 		return
 	}
+	now := time.Now()
 	if !known {
 		p.layers = append(p.layers, e.Layer)
+		p.meters[e.Layer] = &meter{drawn: now}
 		fmt.Fprintln(p.w, p.line(e))
 		return
 	}
+	m := p.meters[e.Layer]
+	if old != e.Status {
+		*m = meter{}
+	}
+	m.sample(now, e.Current)
+	if old == e.Status && now.Sub(m.drawn) < redrawTime && e.Current < e.Total {
+		return
+	}
+	m.drawn = now
 	up := 0
 	for i, l := range p.layers {
 		if l == e.Layer {
@@ -92,16 +155,29 @@ func (p *pullPrinter) Step(e registry.Event) {
 	fmt.Fprintf(p.w, "\x1b[%dA\x1b[2K\r%s\x1b[%dB\r", up, p.line(e), up)
 }
 
+// words is a state as it is printed.
+func words(e registry.Event) string {
+	if e.From != "" {
+		return string(e.Status) + " from " + e.From
+	}
+	return string(e.Status)
+}
+
 func (p *pullPrinter) line(e registry.Event) string {
-	text := fmt.Sprintf("%s: %s", image.ShortID(e.Layer), e.Status)
-	if e.Total <= 0 || e.Status != registry.StatusDownloading && e.Status != registry.StatusExtracting {
+	text := fmt.Sprintf("%s: %s", image.ShortID(e.Layer), words(e))
+	switch e.Status {
+	case registry.StatusDownloading, registry.StatusExtracting, registry.StatusPushing:
+	default:
 		return text
+	}
+	size := func(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
+	if e.Total <= 0 {
+		return text + " " + size(e.Current) + p.meters[e.Layer].text(0)
 	}
 	const width = 40
 	n := int(min(e.Current, e.Total) * width / e.Total)
 	bar := strings.Repeat("=", n) + ">" + strings.Repeat(" ", width-n)
-	size := func(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
-	return fmt.Sprintf("%s [%s] %s/%s", text, bar, size(e.Current), size(e.Total))
+	return fmt.Sprintf("%s [%s] %s/%s%s", text, bar, size(e.Current), size(e.Total), p.meters[e.Layer].text(e.Total-e.Current))
 }
 
 func (p *pullPrinter) End(r registry.Result) {

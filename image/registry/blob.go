@@ -23,10 +23,20 @@ type blobReader struct {
 	// stuck counts tries that brought nothing.
 	stuck  int
 	report func(int64)
+	// noRange is set when the registry does not answer ranges as it should.
+	noRange bool
 }
 
-func (c *client) blob(ctx context.Context, desc ocispec.Descriptor, report func(int64)) (*blobReader, error) {
-	b := &blobReader{c: c, ctx: ctx, desc: desc, report: report}
+// errShort says that a registry gives a blob out as whole that is too short.
+var errShort = fmt.Errorf("%w: the registry has no more of it", store.ErrTruncated)
+
+// blob opens a blob from a place on. If that is its end, nothing is asked.
+func (c *client) blob(ctx context.Context, desc ocispec.Descriptor, from int64, report func(int64)) (*blobReader, error) {
+	b := &blobReader{c: c, ctx: ctx, desc: desc, off: from, report: report}
+	if from > 0 && from == desc.Size {
+		b.body = http.NoBody
+		return b, nil
+	}
 	if err := b.open(); err != nil {
 		return nil, err
 	}
@@ -34,25 +44,48 @@ func (c *client) blob(ctx context.Context, desc ocispec.Descriptor, report func(
 }
 
 func (b *blobReader) open() error {
-	header := http.Header{}
-	if b.off > 0 {
-		header.Set("Range", fmt.Sprintf("bytes=%d-", b.off))
+	if b.off > 0 && !b.noRange {
+		err := b.openRange()
+		if !errors.Is(err, errRange) {
+			return err
+		}
+		b.noRange = true // it takes the whole blob to get on
 	}
-	resp, err := b.c.get(b.ctx, "blobs", string(b.desc.Digest), header, http.StatusOK, http.StatusPartialContent)
+	resp, err := b.c.get(b.ctx, "blobs", string(b.desc.Digest), nil, http.StatusOK)
 	if err != nil {
 		return err
 	}
-	b.body = resp.Body
-	if b.off == 0 {
-		return nil
+	return b.skip(resp.Body, b.off)
+}
+
+// errRange says that a registry answers ranges in a way of its own.
+var errRange = errors.New("the range was not answered as it was asked for")
+
+// openRange asks for the blob from b.off on.
+func (b *blobReader) openRange() error {
+	resp, err := b.c.get(b.ctx, "blobs", string(b.desc.Digest), http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", b.off, b.desc.Size-1)}},
+		http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
+	if err != nil {
+		return err
 	}
-	var start int64 // a server that knows no ranges sends all again
-	if resp.StatusCode == http.StatusPartialContent {
-		if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-", &start); err != nil || start > b.off {
-			return fmt.Errorf("resume blob %s: %w: asked for bytes from %d, got %q", b.desc.Digest, ErrRegistry, b.off, resp.Header.Get("Content-Range"))
+	switch resp.StatusCode {
+	case http.StatusOK: // a server that knows no ranges sends all
+		return b.skip(resp.Body, b.off)
+	case http.StatusPartialContent:
+		var start, end int64
+		_, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d", &start, &end)
+		if err == nil && start <= b.off && end >= start && (resp.ContentLength < 0 || resp.ContentLength == end-start+1) {
+			return b.skip(resp.Body, b.off-start)
 		}
 	}
-	if _, err := io.CopyN(io.Discard, b.body, b.off-start); err != nil {
+	resp.Body.Close()
+	return errRange
+}
+
+// skip takes the body from a place on.
+func (b *blobReader) skip(body io.ReadCloser, n int64) error {
+	b.body = body
+	if _, err := io.CopyN(io.Discard, body, n); err != nil {
 		return fmt.Errorf("resume blob %s: %w", b.desc.Digest, err)
 	}
 	return nil
@@ -106,7 +139,9 @@ func (b *blobReader) resume(cause error) error {
 }
 
 func (b *blobReader) giveUp(cause error) error {
-	if cause == io.EOF || errors.Is(cause, io.ErrUnexpectedEOF) {
+	if cause == io.EOF {
+		cause = errShort
+	} else if errors.Is(cause, io.ErrUnexpectedEOF) {
 		cause = store.ErrTruncated
 	}
 	return fmt.Errorf("get blob %s: registry %s: %w: %d of %d bytes came in %d tries", b.desc.Digest, b.c.ref.Domain, cause, b.off, b.desc.Size, b.stuck)

@@ -42,7 +42,8 @@ var (
 type Limits struct {
 	Connect  time.Duration // to connect, and for the TLS handshake: 15 s
 	Response time.Duration // from a request to the first bytes of its answer: 30 s
-	Idle     time.Duration // between two pieces of an answer: 30 s
+	Idle     time.Duration // between two pieces of an answer, or of what is sent: 30 s
+	Finish   time.Duration // from the last byte of an upload to its answer: 5 min
 	Tries    int           // of a request, and of resuming a download without progress: 5
 	Pause    time.Duration // before the second try, doubled each time: 250 ms
 }
@@ -56,6 +57,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Connect, 15*time.Second)
 	def(&l.Response, 30*time.Second)
 	def(&l.Idle, 30*time.Second)
+	def(&l.Finish, 5*time.Minute)
 	def(&l.Pause, 250*time.Millisecond)
 	if l.Tries <= 0 {
 		l.Tries = 5
@@ -68,16 +70,27 @@ const maxPause = 20 * time.Second
 
 // client talks to one repository of one registry.
 type client struct {
-	ref    image.Reference
+	ref    image.Reference // domain and path are the repository's
 	reg    name.Registry
 	limits Limits
+	push   bool
 	http   *http.Client
 	base   *http.Transport
 }
 
-func newClient(ctx context.Context, ref image.Reference, keys authn.Keychain, insecure bool, limits Limits) (*client, error) {
+// access is with what rights a repository is spoken to.
+type access struct {
+	keys     authn.Keychain // nil: the user's
+	insecure bool
+	limits   Limits
+	push     bool
+	// also are more repositories of the registry, which are only read.
+	also []string
+}
+
+func newClient(ctx context.Context, ref image.Reference, as access) (*client, error) {
 	var opts []name.Option
-	if insecure {
+	if as.insecure {
 		opts = append(opts, name.Insecure)
 	}
 	host := ref.Domain
@@ -88,9 +101,12 @@ func newClient(ctx context.Context, ref image.Reference, keys authn.Keychain, in
 	if err != nil {
 		return nil, fmt.Errorf("registry name %q: %w", ref.Domain, err)
 	}
-	c := &client{ref: ref, reg: reg, limits: limits.withDefaults()}
-	c.base = newTransport(c.limits, insecure)
-	if err := c.authenticate(ctx, keys, insecure || isLoopback(ref.Domain)); err != nil {
+	c := &client{ref: ref, reg: reg, limits: as.limits.withDefaults(), push: as.push}
+	c.base = newTransport(c.limits, as.insecure)
+	if as.push {
+		c.base.ResponseHeaderTimeout = 0 // each request has its own; see send
+	}
+	if err := c.authenticate(ctx, as, as.insecure || isLoopback(ref.Domain)); err != nil {
 		c.close()
 		return nil, err
 	}
@@ -117,7 +133,8 @@ func newTransport(limits Limits, insecure bool) *http.Transport {
 
 func (c *client) close() { c.base.CloseIdleConnections() }
 
-func (c *client) authenticate(ctx context.Context, keys authn.Keychain, plainHTTP bool) error {
+func (c *client) authenticate(ctx context.Context, as access, plainHTTP bool) error {
+	keys := as.keys
 	if keys == nil {
 		keys = authn.DefaultKeychain
 	}
@@ -130,12 +147,35 @@ func (c *client) authenticate(ctx context.Context, keys authn.Keychain, plainHTT
 		return fmt.Errorf("read credentials for %s (from ~/.docker/config.json): %w", c.ref.Domain, err)
 	}
 	inner := &retrying{inner: &guard{c.base, plainHTTP}, limits: c.limits}
-	rt, err := transport.NewWithContext(ctx, c.reg, auth, inner, []string{"repository:" + c.ref.Path + ":" + transport.PullScope})
+	ctx, stop := c.bound(ctx)
+	defer stop()
+	rt, err := transport.NewWithContext(ctx, c.reg, auth, inner, as.scopes(c.ref.Path))
 	if err != nil {
 		return c.explain("connect", err)
 	}
 	c.http = &http.Client{Transport: rt}
 	return nil
+}
+
+// bound gives the handshake of a push, whose transport has no time limit, one.
+func (c *client) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if !c.push {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, time.Duration(c.limits.Tries)*(c.limits.Connect+c.limits.Response))
+}
+
+// scopes are what a token is asked for (distribution's token scope grammar).
+func (as access) scopes(path string) []string {
+	action := transport.PullScope
+	if as.push {
+		action = transport.PushScope // "push,pull"
+	}
+	list := []string{"repository:" + path + ":" + action}
+	for _, repo := range as.also {
+		list = append(list, "repository:"+repo+":"+transport.PullScope)
+	}
+	return list
 }
 
 // isLoopback reports hosts for which plain HTTP is as good as HTTPS.
@@ -232,7 +272,7 @@ func worthRetry(resp *http.Response, err error, pause time.Duration) (bool, time
 // isReset reports a connection that broke while it was in use.
 func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
 func (c *client) url(kind, what string) string {
@@ -243,8 +283,12 @@ func (c *client) url(kind, what string) string {
 // get makes one request. The body must be closed; reading it fails if nothing
 // comes for the idle limit.
 func (c *client) get(ctx context.Context, kind, what string, header http.Header, ok ...int) (*http.Response, error) {
+	return c.getURL(ctx, c.url(kind, what), "get "+strings.TrimSuffix(kind, "s")+" "+what, header, ok...)
+}
+
+func (c *client) getURL(ctx context.Context, at, doing string, header http.Header, ok ...int) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(kind, what), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -261,7 +305,7 @@ func (c *client) get(ctx context.Context, kind, what string, header http.Header,
 	}
 	if err != nil {
 		cancel(nil)
-		return nil, c.explain("get "+strings.TrimSuffix(kind, "s")+" "+what, err)
+		return nil, c.explain(doing, err)
 	}
 	resp.Body = newIdleBody(ctx, resp.Body, c.limits.Idle, cancel)
 	return resp, nil
@@ -313,7 +357,9 @@ func (c *client) explain(doing string, err error) error {
 		return fmt.Errorf("%s: registry %s: %w", doing, host, errPlainHTTP)
 	case errors.As(err, &te):
 		return c.explainStatus(doing, te)
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+	case errors.Is(err, errSource):
+		return fmt.Errorf("%s: %w", doing, err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrTimeout), errors.As(err, &ne) && ne.Timeout():
 		return fmt.Errorf("%s: %w: registry %s gave no answer in time; try again later, or check the address and proxy", doing, ErrTimeout, host)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s: %w: nothing listens at %s (connection refused)", doing, ErrRegistry, host)
@@ -339,6 +385,9 @@ func (c *client) explainStatus(doing string, te *transport.Error) error {
 	}
 	switch te.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
+		if c.push {
+			return fmt.Errorf("%s: %w: registry %s does not let you push to %s (%s); log in (viv login), and check that the repository is yours", doing, ErrDenied, host, repo, detail)
+		}
 		return fmt.Errorf("%s: %w: registry %s does not show %s (%s); it does not exist, or needs credentials (viv login)", doing, ErrDenied, host, repo, detail)
 	case http.StatusNotFound:
 		return fmt.Errorf("%s: %w: registry %s has no %s (%s)", doing, ErrNotFound, host, repo, detail)

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -43,9 +44,14 @@ type Options struct {
 	// MaxLayerBytes and MaxLayerEntries bound each unpacked layer; 0 is no limit.
 	MaxLayerBytes, MaxLayerEntries int64
 	Limits                         Limits
+	// Conf says which mirrors are asked first; nil: none.
+	Conf *Conf
+	// Policy says which images are allowed, by their signatures; nil: all.
+	Policy *Policy
 }
 
-// Status is what happens to a layer; the words are those of `docker pull`.
+// Status is what happens to a layer; the words are those of `docker pull` and
+// `docker push`.
 type Status string
 
 // The states of a layer, in their order.
@@ -55,19 +61,27 @@ const (
 	StatusDownloading Status = "Downloading"
 	StatusExtracting  Status = "Extracting"
 	StatusComplete    Status = "Pull complete"
+
+	StatusPreparing   Status = "Preparing"
+	StatusPushing     Status = "Pushing"
+	StatusMounted     Status = "Mounted"
+	StatusLayerExists Status = "Layer already exists"
+	StatusPushed      Status = "Pushed"
 )
 
 // Event is one step of progress.
 type Event struct {
-	Layer   digest.Digest // the blob's
+	Layer   digest.Digest // the blob's; in a push the diff ID, where there is one
 	Status  Status
-	Current int64 // bytes: fetched, or for StatusExtracting unpacked
-	Total   int64 // bytes, 0 if not known
+	Current int64  // bytes: fetched, or for StatusExtracting unpacked
+	Total   int64  // bytes, 0 if not known
+	From    string // for StatusMounted: the repository that had it
 }
 
 // Result of Pull.
 type Result struct {
 	Image image.Image
+	Name  string // the full name that was pulled
 	// Digest is what the registry calls what was asked for: of the index, if
 	// there is one.
 	Digest digest.Digest
@@ -91,17 +105,48 @@ func Pull(ctx context.Context, st *store.Store, ref string, opts Options) (Resul
 	if err != nil {
 		return Result{}, fmt.Errorf("pull %s: %w", parsed.Familiar(), err)
 	}
+	res.Name = parsed.String()
 	return res, nil
 }
 
 func pull(ctx context.Context, st *store.Store, ref image.Reference, opts Options) (Result, error) {
-	c, err := newClient(ctx, ref, opts.Keychain, opts.Insecure, opts.Limits)
+	if err := opts.Policy.admit(ref); err != nil {
+		return Result{}, err
+	}
+	places, err := opts.Conf.endpoints(ref)
+	if err != nil {
+		return Result{}, err
+	}
+	var errs []error
+	for _, at := range places {
+		res, err := pullFrom(ctx, st, ref, at, opts)
+		if err == nil {
+			return res, nil
+		}
+		if ctx.Err() != nil || !at.mirror {
+			errs = append(errs, err)
+			break
+		}
+		errs = append(errs, fmt.Errorf("mirror %s: %w", at.ref.Domain, err))
+	}
+	if len(errs) == 1 {
+		return Result{}, errs[0]
+	}
+	return Result{}, errors.Join(errs...)
+}
+
+// pullFrom fetches an image from one place; it is named as it was asked for.
+func pullFrom(ctx context.Context, st *store.Store, ref image.Reference, at endpoint, opts Options) (Result, error) {
+	c, err := newClient(ctx, at.ref, access{keys: opts.Keychain, insecure: opts.Insecure || at.insecure, limits: opts.Limits})
 	if err != nil {
 		return Result{}, err
 	}
 	defer c.close()
 	p := &puller{st: st, c: c, ref: ref, opts: opts}
 	if err := p.findManifest(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := p.verify(ctx); err != nil {
 		return Result{}, err
 	}
 	if img, ok := p.upToDate(); ok {
@@ -304,7 +349,7 @@ func (p *puller) ensureBlob(ctx context.Context, t *store.Tx, d ocispec.Descript
 	if err != nil || have.Blob {
 		return err
 	}
-	r, err := p.c.blob(ctx, d, nil)
+	r, err := p.c.blob(ctx, d, 0, nil)
 	if err != nil {
 		return err
 	}
@@ -361,22 +406,46 @@ func (p *puller) fetchLayer(ctx context.Context, t *store.Tx, d ocispec.Descript
 	if strings.Contains(d.MediaType, "encrypted") {
 		return fmt.Errorf("%w: it is encrypted", ErrUnsupported)
 	}
-	r, err := p.c.blob(ctx, d, func(n int64) {
-		p.tell(Event{Layer: d.Digest, Status: StatusDownloading, Current: n, Total: d.Size})
-	})
+	if have.Unpacked {
+		r, err := p.openLayer(ctx, d, 0)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		_, err = t.PutBlob(ctx, r, d)
+		return err
+	}
+	part := t.Partial(d)
+	resumed := part.Size() > 0
+	err = p.putLayer(ctx, t, d, diffID, part)
+	if resumed && (errors.Is(err, store.ErrDigest) || errors.Is(err, store.ErrTooLong) || errors.Is(err, errShort)) {
+		// What was kept was not what one took it for, after a power cut, for one; or
+		// the registry answers ranges with something else.
+		if err := part.Restart(); err != nil {
+			return err
+		}
+		err = p.putLayer(ctx, t, d, diffID, part)
+	}
+	return err
+}
+
+func (p *puller) putLayer(ctx context.Context, t *store.Tx, d ocispec.Descriptor, diffID digest.Digest, part *store.Partial) error {
+	r, err := p.openLayer(ctx, d, part.Size())
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if have.Unpacked {
-		_, err = t.PutBlob(ctx, r, d)
-		return err
-	}
 	_, _, err = t.PutLayer(ctx, r, store.LayerSpec{
-		Blob: d, DiffID: diffID, MaxBytes: p.opts.MaxLayerBytes, MaxEntries: p.opts.MaxLayerEntries,
+		Blob: d, DiffID: diffID, Partial: part, MaxBytes: p.opts.MaxLayerBytes, MaxEntries: p.opts.MaxLayerEntries,
 		Unpacked: func(n int64) { p.tell(Event{Layer: d.Digest, Status: StatusExtracting, Current: n}) },
 	})
 	return err
+}
+
+func (p *puller) openLayer(ctx context.Context, d ocispec.Descriptor, from int64) (*blobReader, error) {
+	return p.c.blob(ctx, d, from, func(n int64) {
+		p.tell(Event{Layer: d.Digest, Status: StatusDownloading, Current: n, Total: d.Size})
+	})
 }
 
 func (p *puller) tell(e Event) {

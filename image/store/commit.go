@@ -70,6 +70,7 @@ func (t *Tx) Commit(ctx context.Context, spec CommitSpec) (image.Image, error) {
 	if err := t.publish(ctx, placed, e, spec.Names); err != nil {
 		return image.Image{}, err
 	}
+	t.s.addSource(spec.Source, m.Layers)
 	return t.s.Resolve(string(e.id))
 }
 

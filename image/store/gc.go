@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -42,7 +43,8 @@ func (s *Store) GC(ctx context.Context) (Collected, error) {
 	for _, dir := range trash {
 		err = errors.Join(err, os.RemoveAll(dir))
 	}
-	if err != nil {
+	_, perr := s.sweepPartials(time.Now().Add(-partialAge))
+	if err = errors.Join(err, perr); err != nil {
 		return c, fmt.Errorf("collect garbage of image store: %w", err)
 	}
 	return c, nil
@@ -151,7 +153,7 @@ func (s *Store) moveGarbage(ctx context.Context, c *Collected) ([]string, error)
 			return trash, err
 		}
 	}
-	return trash, nil
+	return trash, s.dropOriginsLocked()
 }
 
 // discard moves everything in dir that is not live. Blobs are live by their

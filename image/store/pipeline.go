@@ -50,6 +50,9 @@ func (p *layerPipeline) run(ctx context.Context, r io.Reader) (ocispec.Descripto
 	got := <-recv
 	desc := got.desc
 	if err := firstCause(got.err, in.err, err); err != nil {
+		if got.err == nil {
+			_ = p.spec.Partial.Restart() // whole, and good for nothing
+		}
 		return desc, "", nil, err
 	}
 	if desc.MediaType == "" {
@@ -80,11 +83,20 @@ func (p *layerPipeline) receive(ctx context.Context, r io.Reader, out *blockPipe
 	var w *blobWriter
 	if p.spec.NoBlob {
 		w = &blobWriter{t: p.t, want: p.spec.Blob, sum: sha256.New()}
+	} else if p.spec.Partial != nil {
+		if w, res.err = p.t.newPartialWriter(p.spec.Partial, p.spec.Blob); res.err != nil {
+			return res
+		}
 	} else if w, res.err = p.t.newBlobWriter(p.spec.Blob); res.err != nil {
 		return res
 	}
 	if res.err = p.receiveAll(ctx, r, w, out); res.err != nil {
-		if !p.spec.NoBlob {
+		var broke brokenSource
+		switch {
+		case p.spec.NoBlob:
+		case errors.As(res.err, &broke):
+			w.interrupted()
+		default:
 			w.abort()
 		}
 		return res
@@ -99,11 +111,31 @@ func (p *layerPipeline) receive(ctx context.Context, r io.Reader, out *blockPipe
 	return res
 }
 
+// brokenSource is an error of where the blob comes from, not of the blob.
+type brokenSource struct{ error }
+
+func (b brokenSource) Unwrap() error { return b.error }
+
 func (p *layerPipeline) receiveAll(ctx context.Context, r io.Reader, w *blobWriter, out *blockPipe) error {
 	listening := true
+	pass := func(b []byte) {
+		if listening && out.send(b) != nil {
+			listening = false
+		}
+	}
+	for left := p.spec.Partial.Size(); left > 0; {
+		b := out.block()
+		n, err := w.f.Read(b[:min(left, int64(len(b)))])
+		if err != nil {
+			return fmt.Errorf("read what there is of blob %s: %w", w.want.Digest, err)
+		}
+		left -= int64(n)
+		w.again(b[:n])
+		pass(b[:n])
+	}
 	for {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return brokenSource{context.Cause(ctx)}
 		}
 		b := out.block()
 		n, err := readSome(r, b)
@@ -111,15 +143,13 @@ func (p *layerPipeline) receiveAll(ctx context.Context, r io.Reader, w *blobWrit
 			if werr := p.keep(w, b[:n]); werr != nil {
 				return werr
 			}
-			if listening && out.send(b[:n]) != nil {
-				listening = false
-			}
+			pass(b[:n])
 		}
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
-			return err
+			return brokenSource{err}
 		}
 		if !listening && !w.known() {
 			return errClosed // no digest to compare with: the rest is of no use

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -311,5 +312,6 @@ func (s *Store) Prune(ctx context.Context, all bool, filter func(image.Image) bo
 		return err
 	})
 	s.keepReserve()
-	return out, c.Bytes, err
+	freed, perr := s.sweepPartials(time.Now()) // Docker's prune keeps none either
+	return out, c.Bytes + freed, errors.Join(err, perr)
 }

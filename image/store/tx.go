@@ -52,6 +52,8 @@ type Tx struct {
 	n      int
 	blobs  map[digest.Digest]stagedBlob
 	layers map[digest.Digest]*stagedLayer // by diff ID
+
+	partials []*Partial
 }
 
 type stagedBlob struct {
@@ -114,6 +116,7 @@ func (t *Tx) Close() error {
 		}
 	}
 	t.layers = nil
+	t.closePartials()
 	err := os.RemoveAll(t.dir)
 	// The lease goes last, so that nobody else sweeps the same directory.
 	t.lease.Close()
@@ -230,6 +233,8 @@ type blobWriter struct {
 	f    *os.File
 	sum  hash.Hash
 	size int64
+
+	partial *Partial // whose file f is, or nil
 }
 
 func (t *Tx) newBlobWriter(want ocispec.Descriptor) (*blobWriter, error) {
@@ -256,24 +261,41 @@ func (w *blobWriter) write(b []byte) error {
 	return nil
 }
 
+// abort throws away what was written. A partial blob is kept only after keep.
 func (w *blobWriter) abort() {
+	if w.partial != nil {
+		_ = w.partial.Restart() // what stays is found out by its digest
+		return
+	}
 	w.f.Close()
 	os.Remove(w.path)
 }
 
+// interrupted is for a source that broke off: what has come is good, as far as one
+// knows.
+func (w *blobWriter) interrupted() {
+	if w.partial == nil {
+		w.abort()
+		return
+	}
+	w.partial.size = w.size
+}
+
 func (w *blobWriter) done() (ocispec.Descriptor, error) {
-	if err := w.f.Close(); err != nil {
-		os.Remove(w.path)
-		return w.want, fmt.Errorf("write blob: %w", err)
+	if w.partial == nil {
+		if err := w.f.Close(); err != nil {
+			os.Remove(w.path)
+			return w.want, fmt.Errorf("write blob: %w", err)
+		}
 	}
 	got := digest.NewDigest(digest.SHA256, w.sum)
 	if w.known() {
 		if w.want.Size >= 0 && w.size < w.want.Size {
-			os.Remove(w.path)
+			w.abort()
 			return w.want, fmt.Errorf("blob %s: %w: %d of %d bytes came", w.want.Digest, ErrTruncated, w.size, w.want.Size)
 		}
 		if got != w.want.Digest {
-			os.Remove(w.path)
+			w.abort()
 			return w.want, fmt.Errorf("blob %s: %w: the content has %s", w.want.Digest, ErrDigest, got)
 		}
 	}
@@ -308,6 +330,9 @@ type LayerSpec struct {
 	MaxBytes, MaxEntries int64
 	// NoBlob unpacks only: the store has the blob already.
 	NoBlob bool
+	// Partial, if not nil, is the beginning of the blob; the stream goes on from
+	// there. If the stream breaks off, more of the blob is kept for another time.
+	Partial *Partial
 	// Unpacked is called now and then with the bytes that were unpacked.
 	Unpacked func(bytes int64)
 }
