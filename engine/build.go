@@ -62,7 +62,7 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	base := &baseImages{e: e, s: o.Store, opt: &opt}
 	o.Image = base.find
 	w := &workshop{e: e}
-	o.Run = w.run
+	o.Run, o.Fetch, o.Clone = w.run, fetchURL, cloneGit
 	res, err := build.Build(ctx, o)
 	err = errors.Join(err, w.close())
 	if err != nil {
@@ -260,4 +260,3 @@ func chooseSteps(s *store.Store, opt PruneBuildOptions, old func(time.Time) bool
 	}
 	return func(st store.Step) bool { return !stays[string(st.Key)] && old(st.Used) }, nil
 }
-

@@ -196,3 +196,15 @@ func (t *Tx) Publish(ctx context.Context) error {
 	defer hold()
 	return t.placeLocked(nil)
 }
+
+// Compress writes what fill writes as gzip, as the blobs of layers are.
+func Compress(w io.Writer, fill func(io.Writer) error) error {
+	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	if err := fill(z); err != nil {
+		return err
+	}
+	return z.Close()
+}
