@@ -41,7 +41,7 @@ func newBuild(a *app) *cobra.Command {
 	fs.BoolVar(&o.Pull, "pull", false, "always attempt to pull all referenced images")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "suppress the build output and print image ID on success")
 	fs.StringVar(&f.iidfile, "iidfile", "", "write the image ID to a file")
-	fs.StringVar(&f.progress, "progress", "auto", "set type of progress output (auto, plain, quiet, tty)")
+	fs.StringVar(&f.progress, "progress", "auto", "set type of progress output (auto, plain, quiet)")
 	fs.StringVar(&o.Network, "network", "default", "set the networking mode for the RUN instructions during build (default, none, host)")
 	fs.StringArrayVar(&o.ExtraHosts, "add-host", nil, "add a custom host-to-IP mapping (format: host:ip)")
 	fs.StringArrayVar(&o.Allow, "allow", nil, "allow extra privileged entitlement (network.host, security.insecure)")
@@ -247,11 +247,11 @@ type buildPrinter struct {
 func newBuildPrinter(a *app, mode string, quiet bool) (*buildPrinter, error) {
 	p := &buildPrinter{a: a, quiet: quiet, rest: map[int][]byte{}, begun: map[int]time.Time{}}
 	switch mode {
-	case "auto", "plain", "tty":
+	case "auto", "plain":
 	case "quiet":
 		p.quiet = true
 	default:
-		return nil, usagef("invalid progress mode %s: it is auto, plain, quiet or tty", mode)
+		return nil, usagef("invalid progress mode %s: it is auto, plain or quiet", mode)
 	}
 	return p, nil
 }

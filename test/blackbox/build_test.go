@@ -1,10 +1,14 @@
 package blackbox
 
 import (
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -270,5 +274,159 @@ func TestBuildStaysInside(t *testing.T) {
 	}
 	if got := inImage(t, e, id, "cat /in "+outside); got != "minemine" {
 		t.Errorf("the image has %q", got)
+	}
+}
+
+// TestBuildReproducible builds the same at two times in two stores.
+func TestBuildReproducible(t *testing.T) {
+	vivOnly(t, "it looks at digests of our own layers")
+	files := map[string]string{"Dockerfile": "FROM scratch\nCOPY a /a\nADD d /d\nWORKDIR /w\nCOPY <<x /x\ntext\nx\n", "a": "1", "d/e/f": "2"}
+	manifest := func() string {
+		e := newBox(t)
+		e.MustViv("build", "-q", "-t", "same", "--build-arg", "SOURCE_DATE_EPOCH=1700000000", contextDir(t, files))
+		return e.MustViv("inspect", "--type", "image", "-f", "{{.Descriptor.Digest}} {{.Created}}", "same")
+	}
+	one, two := manifest(), manifest()
+	if one != two || !strings.Contains(one, "2023-11-14T22:13:20Z") {
+		t.Errorf("the same was built as %s and as %s", one, two)
+	}
+}
+
+// TestBuildKilled kills a build in the middle of a command: the next commands find a store
+// that is whole, and nothing of the build.
+func TestBuildKilled(t *testing.T) {
+	vivOnly(t, "the reference has a daemon")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": "FROM box\nRUN echo one > /one\nRUN echo begun; sleep 1000\n"})
+	cmd := e.Command("build", "--progress", "plain", "-t", "killed", dir)
+	cmd.Terminal = true
+	p := cmd.Start()
+	p.Expect(" begun")
+	if err := p.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.Wait()
+	e.MustViv("ps")
+	if out := e.MustViv("system", "check"); strings.Contains(out, "damaged") {
+		t.Errorf("after the kill: %s", out)
+	}
+	if res := e.Viv("inspect", "--type", "image", "killed"); res.Code == 0 {
+		t.Errorf("an image that was not built is there: %v", res)
+	}
+	res := e.Viv("build", "--target", "none", dir)
+	if res.Code != 1 {
+		t.Errorf("want a failure, got %v", res)
+	}
+}
+
+// TestBuildInterrupted cancels a build: what was done before stays in the cache.
+func TestBuildInterrupted(t *testing.T) {
+	vivOnly(t, "the words are ours")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": "FROM box\nRUN echo one > /one\nRUN test -e /no || { echo begun; sleep 1000; }\n"})
+	cmd := e.Command("build", "--progress", "plain", dir)
+	cmd.Terminal = true
+	p := cmd.Start()
+	p.Expect(" begun")
+	if err := p.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if res := p.Wait(); res.Code != 1 {
+		t.Errorf("want exit status 1, got %v", res)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM box\nRUN echo one > /one\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if res := e.Viv("build", dir); res.Code != 0 || !strings.Contains(res.Stderr, "#2 CACHED") {
+		t.Errorf("the step that was done runs again: %v", res)
+	}
+}
+
+// TestBuildsAtOnce runs the same build several times at the same time, while another
+// command collects garbage.
+func TestBuildsAtOnce(t *testing.T) {
+	vivOnly(t, "the image is not one of a registry")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": "FROM box\nRUN echo one > /one\nCOPY file /two\nRUN cat /one /two > /three\n", "file": "two\n"})
+	var running []*testenv.Process
+	for _, tag := range []string{"b1", "b2", "b3", "b4"} {
+		running = append(running, e.Command("build", "-q", "-t", tag, dir).Start(), e.Command("image", "prune", "-f").Start())
+	}
+	for _, p := range running {
+		if res := p.Wait(); res.Code != 0 {
+			t.Errorf("%v", res)
+		}
+	}
+	for _, tag := range []string{"b1", "b2", "b3", "b4"} {
+		if got := inImage(t, e, tag, "cat /three"); got != "one\ntwo" {
+			t.Errorf("%s has %q", tag, got)
+		}
+	}
+}
+
+// TestNotesBuild is the walk of the notes: write a Dockerfile, build it, look at the
+// images, at the history, and at the layers on disk.
+func TestNotesBuild(t *testing.T) {
+	vivOnly(t, "it looks at the store")
+	e := newBox(t)
+	e.MustViv("tag", box, "ubuntu:latest")
+	dir := contextDir(t, map[string]string{"Dockerfile": "FROM ubuntu\nRUN echo \"Hello world\" > /tmp/newfile\n"})
+	cmd := e.Command("build", "-t", "changed-ubuntu", ".")
+	cmd.Dir = dir
+	if res := cmd.Run(); res.Code != 0 {
+		t.Fatal(res)
+	}
+	if got := e.MustViv("images", "--format", "{{.Repository}}:{{.Tag}}"); !strings.Contains(got, "changed-ubuntu:latest") || !strings.Contains(got, "ubuntu:latest") {
+		t.Errorf("the images are %q", got)
+	}
+	history := strings.Split(strings.TrimSpace(e.MustViv("history", "--no-trunc", "--format", "{{.ID}}|{{.CreatedBy}}|{{.Size}}", "changed-ubuntu")), "\n")
+	id := strings.TrimSpace(e.MustViv("images", "-q", "--no-trunc", "changed-ubuntu"))
+	if history[0] != id+`|RUN /bin/sh -c echo "Hello world" > /tmp/newfile|12B` || len(history) != 2 {
+		t.Errorf("the history is %q", history)
+	}
+	upper := strings.TrimSpace(e.MustViv("inspect", "--type", "image", "-f", "{{.GraphDriver.Data.UpperDir}}", "changed-ubuntu"))
+	var found []string
+	err := filepath.WalkDir(upper, func(p string, d os.DirEntry, err error) error {
+		found = append(found, strings.TrimPrefix(p, upper))
+		return err
+	})
+	if err != nil || strings.Join(found, " ") != " /tmp /tmp/newfile" {
+		t.Errorf("the new layer %s has %q (%v)", upper, found, err)
+	}
+	if b, err := os.ReadFile(upper + "/tmp/newfile"); err != nil || string(b) != "Hello world\n" {
+		t.Errorf("the new file has %q (%v)", b, err)
+	}
+	want(t, e.Viv("run", "--rm", "--network", "none", "changed-ubuntu", "cat", "/tmp/newfile"), 0, "Hello world\n")
+}
+
+// TestBuildAddURL adds what a web server on the loopback has.
+func TestBuildAddURL(t *testing.T) {
+	vivOnly(t, "the server is in the engine's network")
+	e := newBox(t)
+	l, err := e.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/files/thing.txt" {
+				http.NotFound(w, r)
+				return
+			}
+			w.Header().Set("Last-Modified", "Mon, 02 Jan 2006 15:04:05 GMT")
+			_, _ = w.Write([]byte("thing\n"))
+		}))
+	}()
+	t.Cleanup(func() { l.Close() })
+	url := "http://" + l.Addr().String() + "/files/"
+	dir := func(file string) string { return contextDir(t, map[string]string{"Dockerfile": "FROM box\n" + file}) }
+	id := build(t, e, dir("ADD "+url+"thing.txt /got/\nADD --chmod=644 --checksum=sha256:"+fmt.Sprintf("%x", sha256.Sum256([]byte("thing\n")))+" "+url+"thing.txt /named\n"))
+	if got := inImage(t, e, id, "stat -c '%a %Y' /got/thing.txt; stat -c %a /named; cat /named"); got != "600 1136214245\n644\nthing" {
+		t.Errorf("the image has %q", got)
+	}
+	for _, bad := range []string{"ADD " + url + "none /x\n", "ADD --checksum=sha256:" + strings.Repeat("0", 64) + " " + url + "thing.txt /x\n"} {
+		if res := e.Viv("build", dir(bad)); res.Code != 1 {
+			t.Errorf("%s: want a failure, got %v", bad, res)
+		}
 	}
 }
