@@ -34,6 +34,7 @@ type BuildOptions struct {
 	Secrets        map[string]build.Secret
 	SSH            map[string]string
 	Epoch          time.Time // SOURCE_DATE_EPOCH; zero: none
+	Output         BuildOutput
 
 	Progress     func(build.Event) // may be nil; never called by two goroutines at once
 	PullProgress PullProgress      // may be nil
@@ -63,6 +64,9 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	o.Image = base.find
 	w := &workshop{e: e}
 	o.Run, o.Fetch, o.Clone = w.run, fetchURL, cloneGit
+	if err := opt.Output.set(&o); err != nil {
+		return image.Image{}, err
+	}
 	res, err := build.Build(ctx, o)
 	err = errors.Join(err, w.close())
 	if err != nil {
@@ -71,7 +75,7 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	for _, n := range res.Image.RepoTags() {
 		e.emit(objectEvent("image", "tag", string(res.Image.ID), map[string]string{"name": n}))
 	}
-	return res.Image, nil
+	return res.Image, opt.Output.save(ctx, e, res.Image, o.Names)
 }
 
 // plain checks the options and gives those that need no files.

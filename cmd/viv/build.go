@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,10 +20,10 @@ import (
 
 // buildFlags are the flags of build that are not the engine's options yet.
 type buildFlags struct {
-	file, iidfile, progress    string
-	args, labels, secrets, ssh []string
-	contexts                   []string
-	quiet                      bool
+	file, iidfile, progress, output string
+	args, labels, secrets, ssh      []string
+	contexts                        []string
+	quiet                           bool
 }
 
 func newBuild(a *app) *cobra.Command {
@@ -47,33 +48,51 @@ func newBuild(a *app) *cobra.Command {
 	fs.StringArrayVar(&o.Allow, "allow", nil, "allow extra privileged entitlement (network.host, security.insecure)")
 	fs.StringArrayVar(&f.secrets, "secret", nil, "secret to expose to the build (format: id=mysecret[,src=/local/secret])")
 	fs.StringArrayVar(&f.ssh, "ssh", nil, "SSH agent socket to expose to the build (format: default|<id>[=<socket>])")
+	fs.StringVarP(&f.output, "output", "o", "", "output destination (format: 'type=local|tar|oci|docker|image,dest=path', or a directory)")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := f.read(a, &o, args[0]); err != nil {
 			return err
 		}
-		e, err := a.engine()
+		out, err := outputOf(f.output)
 		if err != nil {
 			return err
 		}
-		show, err := newBuildPrinter(a, f.progress, f.quiet)
-		if err != nil {
-			return err
+		if o.Output = out; out.Type == "tar" || out.Type == "oci" || out.Type == "docker" {
+			return a.toFile(out.Dest, func(w io.Writer) error {
+				o.Output.W = w
+				return f.build(cmd.Context(), a, o)
+			})
 		}
-		o.Progress, o.PullProgress = show.event, nil
-		img, err := e.Build(cmd.Context(), o)
-		show.end()
-		if err != nil {
-			return show.failure(err)
-		}
-		if f.iidfile != "" {
-			if err := os.WriteFile(f.iidfile, []byte(img.ID), 0o644); err != nil {
-				return fmt.Errorf("write the image ID: %w", err)
-			}
-		}
-		show.success(string(img.ID), img.RepoTags())
-		return nil
+		return f.build(cmd.Context(), a, o)
 	}
 	return c
+}
+
+// build builds, and shows how it goes.
+func (f *buildFlags) build(ctx context.Context, a *app, o engine.BuildOptions) error {
+	e, err := a.engine()
+	if err != nil {
+		return err
+	}
+	show, err := newBuildPrinter(a, f.progress, f.quiet)
+	if err != nil {
+		return err
+	}
+	o.Progress, o.PullProgress = show.event, nil
+	img, err := e.Build(ctx, o)
+	show.end()
+	if err != nil {
+		return show.failure(err)
+	}
+	if f.iidfile != "" && img.ID != "" {
+		if err := os.WriteFile(f.iidfile, []byte(img.ID), 0o644); err != nil {
+			return fmt.Errorf("write the image ID: %w", err)
+		}
+	}
+	if img.ID != "" {
+		show.success(string(img.ID), img.RepoTags())
+	}
+	return nil
 }
 
 // read fills in what the flags and the context say.
@@ -148,6 +167,40 @@ func (f *buildFlags) readFile(o *engine.BuildOptions) error {
 	defer file.Close()
 	o.Dockerfile, err = io.ReadAll(io.LimitReader(file, maxDockerfile+1))
 	return err
+}
+
+// outputOf reads --output: type=TYPE,dest=PATH; "-" is a tar on standard output, and
+// anything else a directory.
+func outputOf(text string) (engine.BuildOutput, error) {
+	var o engine.BuildOutput
+	if text == "" {
+		return o, nil
+	}
+	if text == "-" {
+		return engine.BuildOutput{Type: "tar"}, nil
+	}
+	if !strings.Contains(text, "=") {
+		return engine.BuildOutput{Type: "local", Dest: text}, nil
+	}
+	for field := range strings.SplitSeq(text, ",") {
+		switch k, v, _ := strings.Cut(field, "="); k {
+		case "type":
+			o.Type = v
+		case "dest":
+			if o.Dest = v; v == "-" {
+				o.Dest = ""
+			}
+		default:
+			return o, usagef("unknown key %q of --output", k)
+		}
+	}
+	switch {
+	case o.Type == "":
+		return o, usagef("--output %s: type is required", text)
+	case o.Type == "local" && o.Dest == "":
+		return o, usagef("--output %s: dest is required for a local output", text)
+	}
+	return o, nil
 }
 
 // pairsOf reads NAME=VALUE; with env NAME alone means the environment's value, if it has one.

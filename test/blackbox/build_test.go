@@ -430,3 +430,54 @@ func TestBuildAddURL(t *testing.T) {
 		}
 	}
 }
+
+// TestBuildOutput takes the files of a build, and the image as an archive.
+func TestBuildOutput(t *testing.T) {
+	vivOnly(t, "the image is not one of a registry")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": "FROM box AS b\nRUN mkdir /o && echo out > /o/file\nFROM scratch\nCOPY --from=b /o /\n"})
+	dest := filepath.Join(t.TempDir(), "dest")
+	e.MustViv("build", "-q", "-o", dest, dir)
+	if b, err := os.ReadFile(dest + "/file"); err != nil || string(b) != "out\n" {
+		t.Errorf("the directory has %q (%v)", b, err)
+	}
+	archive := filepath.Join(t.TempDir(), "a.tar")
+	e.MustViv("build", "-q", "-o", "type=tar,dest="+archive, dir)
+	if res := testenv.Tool(t, "tar", "-tf", archive).Run(); strings.TrimSpace(res.Stdout) != "file" {
+		t.Errorf("the archive has %v", res)
+	}
+	for _, kind := range []string{"oci", "docker"} {
+		e.MustViv("build", "-q", "-t", "arch", "-o", "type="+kind+",dest="+archive, dir)
+		e.MustViv("rmi", "arch")
+		if got := e.MustViv("load", "-i", archive); !strings.Contains(got, "arch:latest") {
+			t.Errorf("an archive of type %s was loaded as %q", kind, got)
+		}
+	}
+	if res := e.Viv("build", "-o", "type=none", dir); res.Code != 1 || !strings.Contains(res.Stderr, "none") {
+		t.Errorf("an unknown output: %v", res)
+	}
+}
+
+// TestBuildContexts takes the Dockerfile from standard input, and files from named contexts.
+func TestBuildContexts(t *testing.T) {
+	vivOnly(t, "the image is not one of a registry")
+	e := newBox(t)
+	one, two := contextDir(t, map[string]string{"f": "one", "x.Dockerfile": "FROM box\nCOPY f /x\n"}), contextDir(t, map[string]string{"f": "two"})
+	cmd := e.Command("build", "-q", "-f", "-", "--build-context", "other="+two, "--build-context", "base=docker-image://box", one)
+	cmd.Stdin = strings.NewReader("FROM base\nCOPY f /one\nCOPY --from=other f /two\n")
+	res := cmd.Run()
+	if res.Code != 0 {
+		t.Fatal(res)
+	}
+	if got := inImage(t, e, strings.TrimSpace(res.Stdout), "cat /one /two"); got != "onetwo" {
+		t.Errorf("the image has %q", got)
+	}
+	if got := inImage(t, e, build(t, e, one, "-f", one+"/x.Dockerfile"), "cat /x"); got != "one" {
+		t.Errorf("the image has %q", got)
+	}
+	cmd = e.Command("build", "-")
+	cmd.Stdin = strings.NewReader("FROM box\nCOPY f /one\n")
+	if res := cmd.Run(); res.Code != 1 || !strings.Contains(res.Stderr, "no build context") {
+		t.Errorf("a copy without a context: %v", res)
+	}
+}
