@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -88,9 +87,6 @@ func (j *copying) setUp(sd instructions.SourcesAndDest, chmod string, exclude []
 	j.exclude, err = newIgnore(exclude)
 	return err
 }
-
-// remote tells whether something has to be fetched first.
-func (j *copying) remote() bool { return j.add && slices.ContainsFunc(j.sources, isURL) }
 
 // run makes the layer of the copy, or finds it.
 func (j *copying) run(ctx context.Context) error {

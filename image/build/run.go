@@ -20,12 +20,11 @@ import (
 
 // running is one RUN.
 type running struct {
-	s       *stage
-	c       Command
-	text    string
-	mounts  []*runMount
-	targets []layer.Target // what the command's mounts need to lie on
-	script  *inlineFiles
+	s      *stage
+	c      Command
+	text   string
+	mounts []*runMount
+	script *inlineFiles
 }
 
 // inlineFiles are here-documents that a command reads as files.

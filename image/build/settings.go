@@ -2,7 +2,6 @@ package build
 
 import (
 	"fmt"
-	"path"
 	"strconv"
 	"strings"
 
@@ -263,11 +262,4 @@ func healthText(c *instructions.HealthCheckCommand) string {
 		return "NONE"
 	}
 	return fmt.Sprintf("%v", *h)
-}
-
-func workdirOf(current, p string) string {
-	if !path.IsAbs(p) {
-		p = path.Join("/", current, p)
-	}
-	return path.Clean(p)
 }

@@ -481,3 +481,18 @@ func TestBuildContexts(t *testing.T) {
 		t.Errorf("a copy without a context: %v", res)
 	}
 }
+
+// TestBuildWarns: what BuildKit's checks find is said, and the build goes on.
+func TestBuildWarns(t *testing.T) {
+	vivOnly(t, "the format is ours")
+	e := newBox(t)
+	res := e.Viv("build", contextDir(t, map[string]string{"Dockerfile": "FROM box as b\nMAINTAINER x\nENV a b\nENV API_TOKEN=$NONE\nCMD echo\nCMD echo\n"}))
+	if res.Code != 0 {
+		t.Fatal(res)
+	}
+	for _, rule := range []string{"FromAsCasing", "MaintainerDeprecated", "LegacyKeyValueFormat", "SecretsUsedInArgOrEnv", "UndefinedVar", "JSONArgsRecommended", "MultipleInstructionsDisallowed"} {
+		if !strings.Contains(res.Stderr, "WARN: "+rule) {
+			t.Errorf("the check %s is silent: %v", rule, res)
+		}
+	}
+}
