@@ -43,6 +43,9 @@ type packer struct {
 	hollow string
 	links  map[inode]string
 	buf    []byte
+	// notAfter is the latest time that a file may have; see Settle.
+	notAfter time.Time
+	stats    Stats
 }
 
 func newPacker(ctx context.Context, w io.Writer) *packer {
@@ -101,8 +104,12 @@ func (p *packer) entry(dirfd int, base, name string) error {
 		return nil
 	}
 	if p.layer && isWhiteout(&st) {
+		t, err := p.time(dirfd, base, &st)
+		if err != nil {
+			return fmt.Errorf("set time of %q: %w", name, err)
+		}
 		dir, base := splitName(name)
-		return p.header(&tar.Header{Typeflag: tar.TypeReg, Name: joinName(dir, WhiteoutPrefix+base), ModTime: mtime(&st)})
+		return p.header(&tar.Header{Typeflag: tar.TypeReg, Name: joinName(dir, WhiteoutPrefix+base), ModTime: t})
 	}
 	return p.special(dirfd, base, name, &st)
 }
@@ -129,7 +136,7 @@ func (p *packer) directory(dirfd int, base, name string, st *unix.Stat_t) error 
 			return err
 		}
 		if isOpaque(fd) {
-			err := p.header(&tar.Header{Typeflag: tar.TypeReg, Name: joinName(name, WhiteoutOpaque), ModTime: mtime(st)})
+			err := p.header(&tar.Header{Typeflag: tar.TypeReg, Name: joinName(name, WhiteoutOpaque), ModTime: hdr.ModTime})
 			if err != nil {
 				return err
 			}
@@ -190,7 +197,11 @@ func (p *packer) regular(dirfd int, base, name string) error {
 	if st.Nlink > 1 {
 		id := inode{st.Dev, st.Ino}
 		if first, ok := p.links[id]; ok {
-			return p.header(&tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: first, ModTime: mtime(&st), Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid)})
+			t, err := p.time(dirfd, base, &st)
+			if err != nil {
+				return fmt.Errorf("set time of %q: %w", name, err)
+			}
+			return p.header(&tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: first, ModTime: t, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid)})
 		}
 		p.links[id] = name
 	}
@@ -199,6 +210,7 @@ func (p *packer) regular(dirfd int, base, name string) error {
 		return err
 	}
 	hdr.Typeflag, hdr.Size = tar.TypeReg, st.Size
+	p.stats.Bytes += st.Size
 	if err := p.header(hdr); err != nil {
 		return err
 	}
@@ -272,9 +284,13 @@ func mtime(st *unix.Stat_t) time.Time {
 
 // fileHeader takes the attributes that every kind of file has.
 func (p *packer) fileHeader(dirfd int, base, name string, st *unix.Stat_t) (*tar.Header, error) {
+	t, err := p.time(dirfd, base, st)
+	if err != nil {
+		return nil, fmt.Errorf("set time of %q: %w", name, err)
+	}
 	hdr := &tar.Header{
 		Name: name, Mode: int64(st.Mode & 0o7777),
-		Uid: int(st.Uid), Gid: int(st.Gid), ModTime: mtime(st), Format: tar.FormatPAX,
+		Uid: int(st.Uid), Gid: int(st.Gid), ModTime: t, Format: tar.FormatPAX,
 	}
 	xattrs, err := listXattrs(dirfd, base)
 	if err != nil {
@@ -293,6 +309,7 @@ func (p *packer) fileHeader(dirfd int, base, name string, st *unix.Stat_t) (*tar
 }
 
 func (p *packer) header(hdr *tar.Header) error {
+	p.stats.Entries++
 	if err := p.tw.WriteHeader(hdr); err != nil {
 		return fmt.Errorf("write %q to archive: %w", hdr.Name, err)
 	}

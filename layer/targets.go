@@ -40,6 +40,24 @@ func MakeTargets(dst *os.File, lower []string, targets []Target) (made bool, err
 	return true, m.settle()
 }
 
+// MakeStubs is MakeTargets for a directory that becomes the layer below all others, and
+// that is thrown away: directories of the layers hide those of dst, whose looks do not
+// matter, and nothing is synchronized.
+func MakeStubs(dst *os.File, lower []string, targets []Target) error {
+	v, err := OpenView(lower)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	m := &targetMaker{v: v, dst: int(dst.Fd()), made: map[string]bool{}}
+	for _, t := range targets {
+		if err := m.target(t); err != nil {
+			return fmt.Errorf("make mount target /%s: %w", t.Path, err)
+		}
+	}
+	return nil
+}
+
 type targetMaker struct {
 	v    *View
 	dst  int

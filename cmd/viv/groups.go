@@ -11,7 +11,7 @@ func newContainerGroup(a *app) *cobra.Command {
 		{"ls list ps", newPs}, {"run", newRun}, {"create", newCreate}, {"start", newStart}, {"stop", newStop}, {"kill", newKill},
 		{"restart", newRestart}, {"rm remove", newRm}, {"logs", newLogs}, {"attach", newAttach}, {"exec", newExec}, {"wait", newWait},
 		{"inspect", newInspectOf("container")}, {"rename", newRename}, {"top", newTop}, {"stats", newStats}, {"pause", newPause},
-		{"unpause", newUnpause}, {"update", newUpdate}, {"port", newPort}, {"cp", newCp}, {"diff", newDiff}, {"export", newExport},
+		{"unpause", newUnpause}, {"update", newUpdate}, {"port", newPort}, {"cp", newCp}, {"diff", newDiff}, {"export", newExport}, {"commit", newCommit},
 		{"prune", newContainerPrune},
 	})
 }
@@ -19,7 +19,7 @@ func newContainerGroup(a *app) *cobra.Command {
 func newImageGroup(a *app) *cobra.Command {
 	return group(a, "Manage images", []verb{
 		{"ls list", newImages}, {"rm remove", newRmi}, {"tag", newTag}, {"pull", newPull}, {"push", newPush}, {"load", newLoad}, {"save", newSave},
-		{"import", newImport}, {"history", newHistory}, {"inspect", newInspectOf("image")}, {"prune", newImagePrune},
+		{"import", newImport}, {"build", newBuild}, {"history", newHistory}, {"inspect", newInspectOf("image")}, {"prune", newImagePrune},
 	})
 }
 

@@ -81,9 +81,9 @@ func topVerbs() []verb {
 		{"stats", newStats}, {"pause", newPause}, {"unpause", newUnpause}, {"update", newUpdate}, {"port", newPort},
 		{"cp", newCp}, {"diff", newDiff}, {"export", newExport}, {"events", newEvents}, {"version", newVersion}, {"info", newInfo},
 		{"images", newImages}, {"rmi", newRmi}, {"tag", newTag}, {"pull", newPull}, {"push", newPush}, {"load", newLoad}, {"save", newSave},
-		{"import", newImport}, {"history", newHistory}, {"login", newLogin}, {"logout", newLogout},
+		{"import", newImport}, {"build", newBuild}, {"commit", newCommit}, {"history", newHistory}, {"login", newLogin}, {"logout", newLogout},
 		{"container", newContainerGroup}, {"image", newImageGroup}, {"volume", newVolumeGroup}, {"system", newSystemGroup},
-		{"network", newNetworkGroup}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
+		{"network", newNetworkGroup}, {"builder", newBuilderGroup}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
 	}
 }
 

@@ -159,8 +159,11 @@ func (t *Tx) layerFor(ctx context.Context, d, chain digest.Digest, blob ocispec.
 		return dir, "", nil
 	}
 	t.mu.Lock()
-	l := t.layers[d]
+	l, sealed := t.layers[d], t.sealed[d]
 	t.mu.Unlock()
+	if sealed != "" {
+		return sealed, t.s.sharedLayerDir(d), nil
+	}
 	if l == nil || l.used {
 		// The store has only the blob, or the same layer is in the image twice
 		// and depends on what is below it.
@@ -218,18 +221,8 @@ func (t *Tx) publish(ctx context.Context, placed []placedLayer, e entry, names [
 		return err
 	}
 	defer hold()
-	if err := t.placeBlobs(); err != nil {
+	if err := t.placeLocked(placed); err != nil {
 		return err
-	}
-	for _, p := range placed {
-		if err := t.s.placeLayer(p); err != nil {
-			return err
-		}
-	}
-	for _, dir := range []string{t.s.imagesDir() + "/blobs/sha256", t.s.root + "/layers/sha256", t.s.root + "/layers/chain"} {
-		if err := syncDir(dir); err != nil {
-			return err
-		}
 	}
 	return t.s.updateIndex(ctx, func(entries []entry) ([]entry, error) {
 		if len(names) == 0 {
@@ -242,6 +235,24 @@ func (t *Tx) publish(ctx context.Context, placed []placedLayer, e entry, names [
 		}
 		return entries, nil
 	})
+}
+
+// placeLocked renames blobs and layers into place, the sealed ones too. The store is held.
+func (t *Tx) placeLocked(placed []placedLayer) error {
+	if err := t.placeBlobs(); err != nil {
+		return err
+	}
+	for _, p := range t.withSealed(placed) {
+		if err := t.s.placeLayer(p); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{t.s.imagesDir() + "/blobs/sha256", t.s.root + "/layers/sha256", t.s.root + "/layers/chain"} {
+		if err := syncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *Tx) placeBlobs() error {

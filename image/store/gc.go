@@ -210,6 +210,9 @@ func (s *Store) markLocked(ctx context.Context, live map[string]bool) error {
 		s.markDescriptor(e.desc, live, 0)
 		live[string(e.oci.digest)] = true
 	}
+	if err := s.markSteps(live); err != nil {
+		return err
+	}
 	if s.Users == nil {
 		return nil
 	}

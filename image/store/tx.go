@@ -52,6 +52,7 @@ type Tx struct {
 	n      int
 	blobs  map[digest.Digest]stagedBlob
 	layers map[digest.Digest]*stagedLayer // by diff ID
+	sealed map[digest.Digest]string       // directories of layers that were made here, by diff ID; see Tree
 
 	partials []*Partial
 }
@@ -91,7 +92,7 @@ func (s *Store) stageLocked() (*Tx, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make staging directory: %w", err)
 	}
-	t := &Tx{s: s, dir: dir, blobs: make(map[digest.Digest]stagedBlob), layers: make(map[digest.Digest]*stagedLayer)}
+	t := &Tx{s: s, dir: dir, blobs: make(map[digest.Digest]stagedBlob), layers: make(map[digest.Digest]*stagedLayer), sealed: make(map[digest.Digest]string)}
 	t.lease, err = os.OpenFile(filepath.Join(dir, leaseName), os.O_CREATE|os.O_EXCL|os.O_RDWR|os.O_APPEND, 0o600)
 	if err == nil {
 		err = flock(int(t.lease.Fd()), unix.LOCK_EX|unix.LOCK_NB)

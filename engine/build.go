@@ -1,0 +1,266 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"vivarium/image"
+	"vivarium/image/build"
+	"vivarium/image/store"
+)
+
+// BuildOptions say what is built from a Dockerfile.
+type BuildOptions struct {
+	Dockerfile     []byte
+	DockerfileName string            // for messages
+	Context        string            // directory that COPY and ADD read; empty: none
+	Contexts       map[string]string // named ones: a directory, or docker-image://REF
+	Target         string
+	BuildArgs      map[string]string
+	Labels         map[string]string
+	Names          []string // that the image gets
+	Platform       string   // os/arch[/variant]; empty: the host's
+	NoCache        bool
+	Pull           bool // ask the registry for newer base images
+	Network        string
+	ExtraHosts     []string
+	Allow          []string // network.host, security.insecure
+	Secrets        map[string]build.Secret
+	SSH            map[string]string
+	Epoch          time.Time // SOURCE_DATE_EPOCH; zero: none
+	Output         BuildOutput
+
+	Progress     func(build.Event) // may be nil; never called by two goroutines at once
+	PullProgress PullProgress      // may be nil
+}
+
+// Build makes an image from a Dockerfile. A *build.Error tells the place in it.
+func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, error) {
+	o, err := opt.plain()
+	if err != nil {
+		return image.Image{}, err
+	}
+	if opt.Context != "" {
+		if o.Context, err = openDir(opt.Context); err != nil {
+			return image.Image{}, err
+		}
+		defer o.Context.Close()
+	}
+	closeDirs, err := opt.openContexts(&o)
+	defer closeDirs()
+	if err != nil {
+		return image.Image{}, err
+	}
+	if o.Store, err = e.images(); err != nil {
+		return image.Image{}, err
+	}
+	base := &baseImages{e: e, s: o.Store, opt: &opt}
+	o.Image = base.find
+	w := &workshop{e: e}
+	o.Run, o.Fetch, o.Clone = w.run, fetchURL, cloneGit
+	if err := opt.Output.set(&o); err != nil {
+		return image.Image{}, err
+	}
+	res, err := build.Build(ctx, o)
+	err = errors.Join(err, w.close())
+	if err != nil {
+		return image.Image{}, err
+	}
+	for _, n := range res.Image.RepoTags() {
+		e.emit(objectEvent("image", "tag", string(res.Image.ID), map[string]string{"name": n}))
+	}
+	return res.Image, opt.Output.save(ctx, e, res.Image, o.Names)
+}
+
+// plain checks the options and gives those that need no files.
+func (opt *BuildOptions) plain() (build.Options, error) {
+	o := build.Options{Dockerfile: opt.Dockerfile, DockerfileName: opt.DockerfileName, Target: opt.Target, BuildArgs: opt.BuildArgs,
+		Labels: opt.Labels, NoCache: opt.NoCache, Network: opt.Network, ExtraHosts: opt.ExtraHosts, Secrets: opt.Secrets, SSH: opt.SSH,
+		Epoch: opt.Epoch, Progress: opt.Progress, Contexts: map[string]build.Context{}}
+	switch opt.Network {
+	case "", "default", "bridge":
+		o.Network = "default"
+	case "none", "host":
+	default:
+		return o, errorf(ErrInvalid, "network mode %q is not supported by a build: it is default, none or host", opt.Network)
+	}
+	for _, a := range opt.Allow {
+		switch a {
+		case "network.host":
+			o.AllowHost = true
+		case "security.insecure":
+			o.AllowInsecure = true
+		default:
+			return o, errorf(ErrInvalid, "unknown permission %q: there are network.host and security.insecure", a)
+		}
+	}
+	for _, n := range opt.Names {
+		r, err := image.ParseReference(n)
+		if err != nil {
+			return o, &Error{Kind: ErrInvalid, Msg: fmt.Sprintf("invalid tag %q: %v", n, err), cause: err}
+		}
+		if r.Digest != "" {
+			return o, errorf(ErrInvalid, "invalid tag %q: a name with a digest cannot be given", n)
+		}
+		if n == hostImage {
+			return o, errorf(ErrInvalid, "the name %q belongs to the built-in image", hostImage)
+		}
+		o.Names = append(o.Names, r.String())
+	}
+	o.Platform = image.DefaultPlatform()
+	if opt.Platform != "" {
+		p, err := image.ParsePlatform(opt.Platform)
+		if err != nil {
+			return o, &Error{Kind: ErrInvalid, Msg: err.Error()}
+		}
+		o.Platform = p
+	}
+	return o, nil
+}
+
+func openDir(name string) (*os.File, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, errorf(ErrInvalid, "unable to prepare context: path %q: %v", name, errors.Unwrap(err))
+	}
+	if st, err := f.Stat(); err != nil || !st.IsDir() {
+		f.Close()
+		return nil, errorf(ErrInvalid, "unable to prepare context: path %q is not a directory", name)
+	}
+	return f, nil
+}
+
+// openContexts opens the named contexts that are directories.
+func (opt *BuildOptions) openContexts(o *build.Options) (closeAll func(), err error) {
+	var open []*os.File
+	closeAll = func() {
+		for _, f := range open {
+			f.Close()
+		}
+	}
+	for name, what := range opt.Contexts {
+		var c build.Context
+		if ref, ok := strings.CutPrefix(what, "docker-image://"); ok {
+			c.Image = ref
+		} else if strings.Contains(what, "://") {
+			return closeAll, errorf(ErrUnsupported, "named context %s: %s is neither a directory nor docker-image://", name, what)
+		} else {
+			if c.Dir, err = openDir(what); err != nil {
+				return closeAll, err
+			}
+			open = append(open, c.Dir)
+		}
+		o.Contexts[strings.ToLower(name)] = c
+	}
+	return closeAll, nil
+}
+
+// baseImages finds the images that a build begins with.
+type baseImages struct {
+	e   *Engine
+	s   *store.Store
+	opt *BuildOptions
+}
+
+func (b *baseImages) find(ctx context.Context, ref string, p *ispec.Platform) (image.Image, error) {
+	if ref == hostImage {
+		return image.Image{}, errorf(ErrInvalid, "the image %q cannot be built on: it is this machine itself", hostImage)
+	}
+	if _, err := image.ParseReference(ref); err != nil && !isHex(strings.TrimPrefix(ref, "sha256:")) {
+		return image.Image{}, &Error{Kind: ErrInvalid, Msg: fmt.Sprintf("failed to parse base image %q: %v", ref, err), cause: err}
+	}
+	platform := p.OS + "/" + p.Architecture
+	if p.Variant != "" {
+		platform += "/" + p.Variant
+	}
+	own := image.DefaultPlatform()
+	if p.OS == own.OS && p.Architecture == own.Architecture {
+		platform = "" // any variant of the own
+	}
+	r := &run{e: b.e}
+	r.opt.Platform, r.opt.Progress = platform, b.opt.PullProgress
+	if b.opt.Pull {
+		r.opt.Pull = "always"
+	}
+	img, err := r.findImage(ctx, b.s, ref)
+	r.releaseImage() // the build's own lease keeps it now or tells that it went
+	return img, err
+}
+
+// PruneBuild removes what builds have kept: steps and cache directories that keep does
+// not choose by their last use. It returns how much that freed, in bytes, and the keys
+// of what was removed.
+func (e *Engine) PruneBuild(ctx context.Context, opt PruneBuildOptions) (keys []string, bytes int64, err error) {
+	s, err := e.images()
+	if err != nil {
+		return nil, 0, err
+	}
+	old := func(used time.Time) bool { return opt.Until == 0 || time.Since(used) >= opt.Until }
+	drop, err := chooseSteps(s, opt, old)
+	if err != nil {
+		return nil, 0, err
+	}
+	gone, c, err := s.PruneSteps(ctx, drop)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, st := range gone {
+		if st.Alias == "" {
+			keys = append(keys, string(st.Key))
+		}
+	}
+	bytes = c.Bytes
+	if !opt.All {
+		return keys, bytes, nil
+	}
+	caches, err := s.Caches()
+	if err != nil {
+		return keys, bytes, err
+	}
+	for _, u := range caches {
+		if !old(u.Used) {
+			continue
+		}
+		removed, err := s.RemoveCache(u)
+		if err != nil {
+			return keys, bytes, err
+		}
+		if removed {
+			keys, bytes = append(keys, "cache:"+u.Name), bytes+u.Size
+		}
+	}
+	return keys, bytes, nil
+}
+
+// PruneBuildOptions say what of the build cache goes.
+type PruneBuildOptions struct {
+	All   bool          // directories of cache mounts too
+	Until time.Duration // only what was not used for so long
+	Keep  int64         // bytes of layers that may stay, those used last
+}
+
+// chooseSteps tells which records go: the oldest first, until what stays fits.
+func chooseSteps(s *store.Store, opt PruneBuildOptions, old func(time.Time) bool) (func(store.Step) bool, error) {
+	if opt.Keep <= 0 {
+		return func(st store.Step) bool { return old(st.Used) }, nil
+	}
+	steps, err := s.Steps()
+	if err != nil {
+		return nil, err
+	}
+	left := opt.Keep
+	stays := map[string]bool{}
+	for i := len(steps) - 1; i >= 0; i-- { // last used first
+		if left -= steps[i].Size; left < 0 {
+			break
+		}
+		stays[string(steps[i].Key)] = true
+	}
+	return func(st store.Step) bool { return !stays[string(st.Key)] && old(st.Used) }, nil
+}

@@ -1,0 +1,2 @@
+FROM box
+RUN echo hi > /hi && chmod 600 /hi

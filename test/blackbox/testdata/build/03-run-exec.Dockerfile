@@ -1,0 +1,2 @@
+FROM box
+RUN ["/bin/sh", "-c", "echo $0 > /zero"]

@@ -1,0 +1,3 @@
+FROM box
+RUN mkdir /d && touch /d/a
+RUN rm -r /d && mkdir /d && touch /d/b

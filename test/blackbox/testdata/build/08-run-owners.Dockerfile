@@ -1,0 +1,2 @@
+FROM box
+RUN touch /f && chown 12:34 /f && mkdir /g && chown alice /g

@@ -1,0 +1,3 @@
+FROM box
+ENV KEY some value here
+RUN echo $KEY > /k

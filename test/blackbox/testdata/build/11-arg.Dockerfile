@@ -1,0 +1,4 @@
+FROM box
+ARG A
+ARG B=default
+RUN echo "$A-$B" > /args

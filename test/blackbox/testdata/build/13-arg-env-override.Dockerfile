@@ -1,0 +1,4 @@
+FROM box
+ARG X=arg
+ENV X=env
+RUN echo $X > /x

@@ -1,0 +1,4 @@
+FROM box
+WORKDIR /a/b
+WORKDIR c
+RUN pwd > out

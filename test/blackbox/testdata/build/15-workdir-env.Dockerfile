@@ -1,0 +1,4 @@
+FROM box
+ENV D=/deep/er
+WORKDIR $D
+RUN touch here

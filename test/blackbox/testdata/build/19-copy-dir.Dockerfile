@@ -1,0 +1,3 @@
+FROM box
+COPY dir /dst
+COPY dir/ /dst2/

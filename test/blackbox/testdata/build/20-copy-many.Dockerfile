@@ -1,0 +1,2 @@
+FROM box
+COPY a.txt b.txt /many/

@@ -1,0 +1,3 @@
+FROM box
+COPY *.txt /w/
+COPY d?r /w2/

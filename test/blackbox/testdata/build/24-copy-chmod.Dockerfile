@@ -1,0 +1,2 @@
+FROM box
+COPY --chmod=741 a.txt /moded

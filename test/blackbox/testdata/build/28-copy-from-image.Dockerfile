@@ -1,0 +1,2 @@
+FROM box
+COPY --from=box /etc/passwd /passwd.copy

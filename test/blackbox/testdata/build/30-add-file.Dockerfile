@@ -1,0 +1,2 @@
+FROM box
+ADD a.txt /added

@@ -1,0 +1,2 @@
+FROM box
+ADD files.tar /un

@@ -1,0 +1,4 @@
+FROM box AS s
+FROM scratch
+COPY --from=s /bin /bin
+COPY a.txt /

@@ -1,0 +1,3 @@
+FROM box
+ENTRYPOINT ["/bin/echo"]
+CMD ["a", "b"]

@@ -1,0 +1,2 @@
+FROM box
+CMD echo hello $HOME

@@ -1,0 +1,3 @@
+FROM box
+LABEL a=b "c d"=e
+MAINTAINER somebody

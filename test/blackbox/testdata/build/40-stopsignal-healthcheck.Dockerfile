@@ -1,0 +1,3 @@
+FROM box
+STOPSIGNAL 9
+HEALTHCHECK --interval=3s --retries=2 CMD ["true"]

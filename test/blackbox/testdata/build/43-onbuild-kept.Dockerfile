@@ -1,0 +1,2 @@
+FROM box
+ONBUILD COPY . /app

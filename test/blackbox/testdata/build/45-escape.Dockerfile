@@ -1,0 +1,4 @@
+# escape=`
+FROM box
+RUN echo a `
+ > /a

@@ -1,0 +1,3 @@
+# compare: no, its cache is the machine's
+FROM box
+RUN --mount=type=cache,target=/c echo x > /c/y && cp /c/y /y
