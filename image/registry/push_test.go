@@ -46,13 +46,6 @@ func newTaker(t testing.TB) *taker {
 
 func (k *taker) addr() string { return strings.TrimPrefix(k.server.URL, "http://") }
 
-// called counts requests of a method and kind, "POST uploads".
-func (k *taker) called(what string) int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.seen[what]
-}
-
 func (k *taker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/v2/")
 	repo, rest, kind := "", "", "door"
