@@ -58,7 +58,7 @@ type entry struct {
 // be written. Names:
 //
 //   - busybox: one layer, busybox with its applets as symbolic links in /bin, the
-//     users root, alice (1000:1000, also in group staff, 50) and nobody;
+//     users root, app (1000:1000, also in group staff, 50) and nobody;
 //   - layered: busybox and two layers above it that add, replace, hide a file by
 //     a whiteout, and make a directory opaque;
 //   - linked: layered and a layer that needs those below it to be unpacked: a hard
@@ -163,11 +163,11 @@ func busyboxLayer(busybox []byte) ([]entry, error) {
 		directory("home", 0o755), directory("proc", 0o755), directory("root", 0o700),
 		directory("sys", 0o755), directory("tmp", 0o1777), directory("usr", 0o755),
 		directory("var", 0o755),
-		file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"),
-		file("etc/group", 0o644, "root:x:0:\nstaff:x:50:alice\nalice:x:1000:\nnobody:x:65534:\n"),
+		file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"),
+		file("etc/group", 0o644, "root:x:0:\nstaff:x:50:app\napp:x:1000:\nnobody:x:65534:\n"),
 		file("etc/not-executable", 0o644, "#!/bin/sh\n"),
 	}
-	home := directory("home/alice", 0o755)
+	home := directory("home/app", 0o755)
 	home.Uid, home.Gid = 1000, 1000
 	bin := file("bin/busybox", 0o755, "")
 	bin.content, bin.Size = busybox, int64(len(busybox))

@@ -64,10 +64,10 @@ FROM ${BASE} AS base
 ARG WHO=world
 ENV GREETING="hello" PLACE=${WHO}
 RUN echo "$GREETING $PLACE" > /greeting
-WORKDIR /work
+WORKDIR /srv
 WORKDIR sub
 RUN pwd > /where
-COPY --chown=alice:staff --chmod=640 a.txt b.txt ./
+COPY --chown=app:staff --chmod=640 a.txt b.txt ./
 COPY dir /copied
 ADD files.tar /unpacked/
 
@@ -77,7 +77,7 @@ RUN exit 1
 FROM box
 LABEL one=1 two="2 3"
 COPY --from=base /greeting /copied /
-COPY --from=base --chown=0 /work/sub/a.txt /out/
+COPY --from=base --chown=0 /srv/sub/a.txt /out/
 RUN <<EOF
 echo first > /heredoc
 echo second >> /heredoc
@@ -87,7 +87,7 @@ text of one
 one
 text of two
 two
-USER alice
+USER app
 EXPOSE 80 53/udp
 VOLUME /data
 STOPSIGNAL SIGUSR1
@@ -120,7 +120,7 @@ CMD ["/greeting"]
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		t.Fatal(err)
 	}
-	if c.User != "alice" || c.StopSignal != "SIGUSR1" || len(c.Entrypoint) != 1 || c.Labels["two"] != "2 3" || c.Labels["three"] != "3" ||
+	if c.User != "app" || c.StopSignal != "SIGUSR1" || len(c.Entrypoint) != 1 || c.Labels["two"] != "2 3" || c.Labels["three"] != "3" ||
 		len(c.ExposedPorts) != 2 || len(c.Volumes) != 1 || len(c.Healthcheck.Test) != 2 {
 		t.Errorf("the settings are not those of the Dockerfile: %s", config)
 	}
@@ -128,8 +128,8 @@ CMD ["/greeting"]
 		t.Errorf("the second build gave %s, the first %s", again, id)
 	}
 	id = build(t, e, dir, "--target", "base", "--build-arg", "WHO=you")
-	got = inImage(t, e, id, "cat /greeting /where; stat -c '%u %g' /unpacked/a.txt; stat -c '%U %G %a' /work/sub/a.txt")
-	if got != "hello you\n/work/sub\n7 8\nalice staff 640" {
+	got = inImage(t, e, id, "cat /greeting /where; stat -c '%u %g' /unpacked/a.txt; stat -c '%U %G %a' /srv/sub/a.txt")
+	if got != "hello you\n/srv/sub\n7 8\napp staff 640" {
 		t.Errorf("the stage base has %q", got)
 	}
 }

@@ -125,7 +125,7 @@ func TestExec(t *testing.T) {
 		{"code", []string{id, "sh", "-c", "exit 9"}, 9, ""},
 		{"env and workdir", []string{"-e", "MORE=1", id, "sh", "-c", "echo $FROM $MORE; pwd"}, 0, "run 1\n/usr\n"},
 		{"workdir", []string{"-w", "/etc", id, "pwd"}, 0, "/etc\n"},
-		{"user", []string{"-u", "alice", id, "id", "-u"}, 0, "1000\n"},
+		{"user", []string{"-u", "app", id, "id", "-u"}, 0, "1000\n"},
 		{"capabilities", []string{id, "grep", "CapEff", "/proc/self/status"}, 0, "CapEff:\t00000000a80425fb\n"},
 		{"seccomp", []string{id, "grep", "Seccomp:", "/proc/self/status"}, 0, "Seccomp:\t2\n"},
 		{"descriptors", []string{id, "ls", "/proc/self/fd"}, 0, "0\n1\n2\n3\n"},
@@ -418,7 +418,7 @@ func TestLogs(t *testing.T) {
 func TestInspect(t *testing.T) {
 	e := newBox(t)
 	id := detached(t, e, "--name", "one", "-m", "64m", "--cpus", "0.5", "-e", "A=b", "-l", "k=v", "-h", "hosty",
-		"-w", "/usr", "-u", "alice", "--read-only", "--restart", "no", "--pids-limit", "50", box, "sleep", "1000")
+		"-w", "/usr", "-u", "app", "--read-only", "--restart", "no", "--pids-limit", "50", box, "sleep", "1000")
 	var all []struct {
 		ID     string `json:"Id"`
 		Name   string
@@ -446,7 +446,7 @@ func TestInspect(t *testing.T) {
 	if c.ID != id || c.Name != "/one" || c.Path != "sleep" || !slices.Equal(c.Args, []string{"1000"}) {
 		t.Errorf("identity: %+v", c)
 	}
-	if c.Config.Hostname != "hosty" || c.Config.User != "alice" || c.Config.WorkingDir != "/usr" ||
+	if c.Config.Hostname != "hosty" || c.Config.User != "app" || c.Config.WorkingDir != "/usr" ||
 		c.Config.Image != box || !slices.Contains(c.Config.Env, "A=b") || c.Config.Labels["k"] != "v" {
 		t.Errorf("config: %+v", c.Config)
 	}

@@ -14,7 +14,7 @@ import (
 func guarded(t *testing.T, e *testenv.Instance) (ref, host string) {
 	t.Helper()
 	ref = pushed(t, e, "busybox", &trouble{handle: func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if user, password, ok := r.BasicAuth(); !ok || user != "alice" || password != "s3:cret" {
+		if user, password, ok := r.BasicAuth(); !ok || user != "app" || password != "s3:cret" {
 			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
 			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`, http.StatusUnauthorized)
 			return
@@ -45,13 +45,13 @@ func TestLogin(t *testing.T) {
 
 	fails(t, run("", "login", host), 1, "non tty device")
 	fails(t, run("s3:cret\n", "login", "--password-stdin", host), 1, "must provide --username")
-	fails(t, run("", "login", "-u", "alice", "-p", "x", "--password-stdin", host), 1, "mutually exclusive")
-	fails(t, run("wrong\n", "login", "-u", "alice", "--password-stdin", host), 1, host, "unauthorized")
+	fails(t, run("", "login", "-u", "app", "-p", "x", "--password-stdin", host), 1, "mutually exclusive")
+	fails(t, run("wrong\n", "login", "-u", "app", "--password-stdin", host), 1, host, "unauthorized")
 	if _, err := os.Stat(config); err == nil {
 		t.Error("refused credentials were kept")
 	}
 	fails(t, pull(), 1)
-	if res := run("s3:cret\n", "login", "-u", "alice", "--password-stdin", host); res.Code != 0 || res.Stdout != "Login Succeeded\n" || !strings.Contains(res.Stderr, "unencrypted") {
+	if res := run("s3:cret\n", "login", "-u", "app", "--password-stdin", host); res.Code != 0 || res.Stdout != "Login Succeeded\n" || !strings.Contains(res.Stderr, "unencrypted") {
 		t.Fatalf("login: %v", res)
 	}
 	if st, err := os.Stat(config); err != nil || st.Mode().Perm() != 0o600 {
@@ -82,7 +82,7 @@ func TestLogin(t *testing.T) {
 	if err := os.WriteFile(config, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fails(t, run("s3:cret\n", "login", "-u", "alice", "--password-stdin", host), 1, "config.json")
+	fails(t, run("s3:cret\n", "login", "-u", "app", "--password-stdin", host), 1, "config.json")
 	if got := read(t, config); got != "{" {
 		t.Errorf("a broken file became %q", got)
 	}
@@ -98,7 +98,7 @@ func TestLoginAtATerminal(t *testing.T) {
 	cmd.Terminal = true
 	p := cmd.Start()
 	p.Expect("Username: ")
-	p.Type("alice\n")
+	p.Type("app\n")
 	p.Expect("Password: ")
 	p.Type("s3:cret\n")
 	p.Expect("Login Succeeded")
@@ -138,7 +138,7 @@ func TestCredentialHelper(t *testing.T) {
 		return cmd.Run()
 	}
 	t.Cleanup(func() { e.Viv("rmi", ref) })
-	if res := run("s3:cret", "login", "-u", "alice", "--password-stdin", host); res.Code != 0 || res.Stdout != "Login Succeeded\n" || strings.Contains(res.Stderr, "unencrypted") {
+	if res := run("s3:cret", "login", "-u", "app", "--password-stdin", host); res.Code != 0 || res.Stdout != "Login Succeeded\n" || strings.Contains(res.Stderr, "unencrypted") {
 		t.Fatalf("login: %v", res)
 	}
 	if text := read(t, filepath.Join(dir, "store")); !strings.Contains(text, "s3:cret") {

@@ -119,8 +119,8 @@ func TestProcessSettings(t *testing.T) {
 		{name: "workdir", flags: []string{"-w", "/usr"}, args: []string{"pwd"}, stdout: "/usr\n"},
 		{name: "workdir that is made", flags: []string{"-w", "/made/here"}, args: []string{"pwd"}, stdout: "/made/here\n"},
 		{name: "user number", flags: []string{"-u", "1234"}, command: "id -u; id -g", stdout: "1234\n0\n"},
-		{name: "user name", flags: []string{"-u", "alice"}, command: "id -u; id -g; id -G; echo $HOME", stdout: "1000\n1000\n1000 50\n/home/alice\n"},
-		{name: "user and group", flags: []string{"-u", "alice:staff"}, command: "id -u; id -g; id -G", stdout: "1000\n50\n50\n"},
+		{name: "user name", flags: []string{"-u", "app"}, command: "id -u; id -g; id -G; echo $HOME", stdout: "1000\n1000\n1000 50\n/home/app\n"},
+		{name: "user and group", flags: []string{"-u", "app:staff"}, command: "id -u; id -g; id -G", stdout: "1000\n50\n50\n"},
 		{name: "user and group numbers", flags: []string{"-u", "7:8"}, command: "id -u; id -g; id -G", stdout: "7\n8\n8\n"},
 		{name: "more groups", flags: []string{"-u", "7", "--group-add", "staff", "--group-add", "99"}, command: "id -G", stdout: "0 50 99\n"},
 		{name: "hostname", flags: []string{"-h", "myhost"}, command: "hostname; cat /etc/hostname; grep -c myhost /etc/hosts; true", match: "myhost\nmyhost\n[01]\n"},
@@ -209,7 +209,7 @@ func TestVolumes(t *testing.T) {
 	e.MustViv("run", "--rm", "-v", volume+":/v", box, "sh", "-c", "echo kept >/v/file")
 	want(t, e.Viv("run", "--rm", "-v", volume+":/v:ro", box, "cat", "/v/file"), 0, "kept\n")
 	// A new volume takes what the image has at its place.
-	want(t, e.Viv("run", "--rm", "-v", "/etc", box, "grep", "-c", "alice", "/etc/passwd"), 0, "1\n")
+	want(t, e.Viv("run", "--rm", "-v", "/etc", box, "grep", "-c", "app", "/etc/passwd"), 0, "1\n")
 	if names := e.MustViv("volume", "ls", "-q"); names != volume {
 		t.Errorf("volumes are %q, want %q alone: --rm removes those without a name", names, volume)
 	}
@@ -221,7 +221,7 @@ func TestIsolation(t *testing.T) {
 		{name: "capabilities", command: "grep ^Cap /proc/self/status | cut -f2", stdout: "0000000000000000\n00000000a80425fb\n00000000a80425fb\n00000000a80425fb\n0000000000000000\n"},
 		{name: "no capabilities", flags: []string{"--cap-drop", "ALL"}, command: "grep -E '^Cap(Eff|Bnd)' /proc/self/status | cut -f2", stdout: "0000000000000000\n0000000000000000\n"},
 		{name: "one capability", flags: []string{"--cap-drop", "ALL", "--cap-add", "net_admin"}, command: "grep ^CapEff /proc/self/status | cut -f2", stdout: "0000000000001000\n"},
-		{name: "a user has none", flags: []string{"-u", "alice"}, command: "grep -E '^Cap(Inh|Prm|Eff)' /proc/self/status | cut -f2", stdout: "0000000000000000\n0000000000000000\n0000000000000000\n"},
+		{name: "a user has none", flags: []string{"-u", "app"}, command: "grep -E '^Cap(Inh|Prm|Eff)' /proc/self/status | cut -f2", stdout: "0000000000000000\n0000000000000000\n0000000000000000\n"},
 		{name: "seccomp", command: "grep ^Seccomp: /proc/self/status | cut -f2", stdout: "2\n"},
 		{name: "seccomp off", flags: []string{"--security-opt", "seccomp=unconfined"}, command: "grep ^Seccomp: /proc/self/status | cut -f2", stdout: "0\n"},
 		{name: "unshare is filtered", command: "unshare -U true 2>/dev/null", code: 1},

@@ -153,7 +153,7 @@ func testRun(t *testing.T, e *engine) {
 	c := e.run("--rm", "-i", box, "cat")
 	c.Stdin = strings.NewReader("through\n")
 	want(t, c.Run(), 0, "through\n")
-	want(t, e.run("--rm", "-e", "A=b", "-w", "/tmp", "-u", "alice", box, "sh", "-c", "echo $A $PWD $(id -u):$(id -g)").Run(), 0, "b /tmp 1000:1000\n")
+	want(t, e.run("--rm", "-e", "A=b", "-w", "/tmp", "-u", "app", box, "sh", "-c", "echo $A $PWD $(id -u):$(id -g)").Run(), 0, "b /tmp 1000:1000\n")
 	// The engines tell by the runtime's message which exit status it is.
 	if res := e.run("--rm", box, "/none").Run(); res.Code != 127 {
 		t.Errorf("a command that is missing: %v", res)
@@ -341,7 +341,7 @@ func testTop(t *testing.T, e *engine) {
 
 func testBuild(t *testing.T, e *engine) {
 	dir := t.TempDir()
-	file := fmt.Sprintf("FROM %s\nRUN echo built >/built && id -u >>/built\nUSER alice\nRUN id -u >/tmp/who && cat /tmp/who\nCMD cat /built /tmp/who\n", box)
+	file := fmt.Sprintf("FROM %s\nRUN echo built >/built && id -u >>/built\nUSER app\nRUN id -u >/tmp/who && cat /tmp/who\nCMD cat /built /tmp/who\n", box)
 	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(file), 0o644); err != nil {
 		t.Fatal(err)
 	}

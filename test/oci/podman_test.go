@@ -159,7 +159,7 @@ func TestBuildah(t *testing.T) {
 		"--network", "none", "docker-archive:"+testenv.Image(t, "busybox").Archive)
 	t.Cleanup(func() { e.must("rm", id) })
 	want(t, e.do("run", "--runtime", r.path, id, "--", "sh", "-c", "echo made >/made; id -u"), 0, "0\n")
-	want(t, e.do("run", "--runtime", r.path, "--user", "alice", "--tty=false", id, "--", "sh", "-c", "cat /made; id -u"), 0, "made\n1000\n")
+	want(t, e.do("run", "--runtime", r.path, "--user", "app", "--tty=false", id, "--", "sh", "-c", "cat /made; id -u"), 0, "made\n1000\n")
 	if res := e.do("run", "--runtime", r.path, id, "--", "sh", "-c", "exit 9"); res.Code != 9 {
 		t.Errorf("%v", res)
 	}

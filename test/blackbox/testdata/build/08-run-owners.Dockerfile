@@ -1,2 +1,2 @@
 FROM box
-RUN touch /f && chown 12:34 /f && mkdir /g && chown alice /g
+RUN touch /f && chown 12:34 /f && mkdir /g && chown app /g

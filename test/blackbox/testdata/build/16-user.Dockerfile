@@ -1,4 +1,4 @@
 FROM box
 RUN mkdir -m 777 /open
-USER alice
+USER app
 RUN id -u > /open/uid; id -g > /open/gid
