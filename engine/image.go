@@ -117,18 +117,24 @@ func imageSource(img image.Image) *source {
 // findImage resolves the reference. Garbage collection is kept away from before
 // the image is found until the container's record names it.
 func (r *run) findImage(ctx context.Context, s *store.Store, asked string) (image.Image, error) {
-	ref := asked
 	if r.opt.Pull == "always" {
-		if err := r.e.pullFor(ctx, s, ref, r.pullOptions(), false); err != nil {
+		if err := r.e.pullFor(ctx, s, asked, r.pullOptions(), false); err != nil {
 			return image.Image{}, err
 		}
 	}
 	for attempt := 0; ; attempt++ {
-		ref, err := localName(s, asked)
-		if err != nil {
-			return image.Image{}, err
-		}
+		ref := asked
 		img, err := r.tryImage(ctx, s, ref)
+		if errors.Is(err, image.ErrNotFound) && !errors.Is(err, errPlatform) {
+			name, lerr := localName(s, asked)
+			if lerr != nil {
+				return image.Image{}, lerr
+			}
+			if name != asked {
+				ref = name
+				img, err = r.tryImage(ctx, s, ref)
+			}
+		}
 		if err == nil || attempt > 0 || r.opt.Pull == "never" || !errors.Is(err, image.ErrNotFound) || errors.Is(err, errPlatform) && r.opt.Pull == "always" {
 			return img, imageError(ref, err)
 		}
@@ -138,12 +144,9 @@ func (r *run) findImage(ctx context.Context, s *store.Store, asked string) (imag
 	}
 }
 
-// localName gives the name by which the store has what a name without a registry
-// means; the name itself if it has none of them.
+// localName gives the name by which the store has what a name that it does not have,
+// without a registry, means; the name itself if it has none of them.
 func localName(s *store.Store, ref string) (string, error) {
-	if _, err := s.Lookup(ref); !errors.Is(err, image.ErrNotFound) {
-		return ref, nil
-	}
 	conf, err := registry.LoadConf()
 	if err != nil {
 		return ref, err

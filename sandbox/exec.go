@@ -145,7 +145,7 @@ func (c *opened) groupOfFirst() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the cgroup of the container's first process: %w", err)
 	}
-	mount := strings.TrimSuffix(c.rec.Cgroups.Unified, "/"+strings.Trim(c.rec.CgroupPath, "/"))
+	mount := mountOfGroup(c.rec.Cgroups.Unified, c.rec.CgroupPath)
 	for line := range strings.Lines(string(b)) {
 		if path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
 			return mount + path, nil
@@ -226,8 +226,13 @@ func (c *opened) target(sub map[string]string) (plan.ExecTarget, error) {
 
 // controllersOf gives the controllers of a v1 directory: the mount point's name.
 func controllersOf(dir, path string) string {
-	mount := strings.TrimSuffix(dir, "/"+strings.Trim(path, "/"))
+	mount := mountOfGroup(dir, path)
 	return mount[strings.LastIndexByte(mount, '/')+1:]
+}
+
+// mountOfGroup is where the hierarchy is mounted in which a group has this directory.
+func mountOfGroup(dir, path string) string {
+	return strings.TrimSuffix(dir, "/"+strings.Trim(path, "/"))
 }
 
 // errEnter says that the new process could not enter a group, in runc's words. The

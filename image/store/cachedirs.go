@@ -77,8 +77,7 @@ func (s *Store) lockCache(ctx context.Context, base string, sharing CacheSharing
 			f.Close()
 			return nil, err
 		}
-		var mine, there unix.Stat_t
-		if unix.Fstat(int(f.Fd()), &mine) == nil && unix.Stat(base+".lock", &there) == nil && mine.Ino == there.Ino {
+		if sameFile(f, base+".lock") {
 			return f, nil
 		}
 		f.Close() // pruned while it was waited for
@@ -115,12 +114,9 @@ type CacheUse struct {
 
 // Caches lists the cache directories, which for that are walked.
 func (s *Store) Caches() ([]CacheUse, error) {
-	list, err := os.ReadDir(s.cachesDir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	list, err := listDir(s.cachesDir(), "cache directories")
 	if err != nil {
-		return nil, fmt.Errorf("list cache directories: %w", err)
+		return nil, err
 	}
 	var out []CacheUse
 	for _, e := range list {

@@ -68,13 +68,19 @@ func (s *Store) sweep(ctx context.Context) error {
 	return err
 }
 
-func (s *Store) stagings() ([]string, error) {
-	list, err := os.ReadDir(s.tmpDir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// listDir lists a directory of the store; one that is not there yet has nothing.
+func listDir(dir, what string) ([]fs.DirEntry, error) {
+	list, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list %s: %w", what, err)
 	}
+	return list, nil
+}
+
+func (s *Store) stagings() ([]string, error) {
+	list, err := listDir(s.tmpDir(), "staging directories")
 	if err != nil {
-		return nil, fmt.Errorf("list staging directories: %w", err)
+		return nil, err
 	}
 	var out []string
 	for _, e := range list {

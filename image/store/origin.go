@@ -163,23 +163,23 @@ func (t *Tx) Pack(ctx context.Context, blob digest.Digest) (path string, packed 
 	if err != nil {
 		return "", packed, err
 	}
-	z := gzip.NewWriter(writerFunc(w.write))
-	buf := make([]byte, blockSize)
-	for err == nil {
-		var n int
-		n, err = f.Read(buf)
-		if n > 0 {
+	err = compressAt(gzip.DefaultCompression, writerFunc(w.write), func(z io.Writer) error {
+		buf := make([]byte, blockSize)
+		for {
+			n, err := f.Read(buf)
 			if _, werr := z.Write(buf[:n]); werr != nil {
-				err = werr
+				return werr
+			}
+			switch {
+			case err == io.EOF:
+				return nil
+			case err != nil:
+				return err
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
 			}
 		}
-		if err == nil && ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-	}
-	if err == io.EOF {
-		err = z.Close()
-	}
+	})
 	if err != nil {
 		w.abort()
 		return "", packed, fmt.Errorf("compress layer: %w", err)

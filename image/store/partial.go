@@ -103,12 +103,9 @@ func (t *Tx) closePartials() {
 
 // sweepPartials removes those that nobody writes and nobody wrote since.
 func (s *Store) sweepPartials(since time.Time) (freed int64, err error) {
-	list, err := os.ReadDir(s.partialDir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
+	list, err := listDir(s.partialDir(), "partial blobs")
 	if err != nil {
-		return 0, fmt.Errorf("list partial blobs: %w", err)
+		return 0, err
 	}
 	for _, e := range list {
 		n, serr := sweepPartial(filepath.Join(s.partialDir(), e.Name()), since)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,12 +118,9 @@ func (t *Tx) PutSteps(ctx context.Context, steps []Step) error {
 
 // Steps lists the records, longest unused first. Damaged ones are left out.
 func (s *Store) Steps() ([]Step, error) {
-	list, err := os.ReadDir(s.stepsDir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	list, err := listDir(s.stepsDir(), "build steps")
 	if err != nil {
-		return nil, fmt.Errorf("list build steps: %w", err)
+		return nil, err
 	}
 	var out []Step
 	for _, e := range list {
@@ -165,9 +161,9 @@ func (s *Store) PruneSteps(ctx context.Context, drop func(Step) bool) ([]Step, C
 			keep[st.Key.Encoded()] = true
 		}
 	}
-	list, err := os.ReadDir(s.stepsDir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, Collected{}, fmt.Errorf("prune build steps: %w", err)
+	list, err := listDir(s.stepsDir(), "build steps")
+	if err != nil {
+		return nil, Collected{}, err
 	}
 	for _, e := range list {
 		if keep[e.Name()] {

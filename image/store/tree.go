@@ -119,14 +119,10 @@ func (tr *Tree) pack(ctx context.Context, opts layer.SettleOptions) (Sealed, err
 // compress is gzip at its quickest: a build waits for it, and a registry gets it once.
 func compress(w *blobWriter, in *blockPipe) error {
 	defer in.closeRead()
-	z, err := gzip.NewWriterLevel(writerFunc(w.write), gzip.BestSpeed)
-	if err != nil {
+	return Compress(writerFunc(w.write), func(z io.Writer) error {
+		_, err := io.Copy(z, in)
 		return err
-	}
-	if _, err := io.Copy(z, in); err != nil {
-		return err
-	}
-	return z.Close()
+	})
 }
 
 // blockWriter collects small writes, as those of a tar are, to blocks.
@@ -195,7 +191,11 @@ func (t *Tx) Publish(ctx context.Context) error {
 
 // Compress writes what fill writes as gzip, as the blobs of layers are.
 func Compress(w io.Writer, fill func(io.Writer) error) error {
-	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+	return compressAt(gzip.BestSpeed, w, fill)
+}
+
+func compressAt(level int, w io.Writer, fill func(io.Writer) error) error {
+	z, err := gzip.NewWriterLevel(w, level)
 	if err != nil {
 		return err
 	}

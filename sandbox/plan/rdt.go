@@ -7,8 +7,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"vivarium/sandbox/cgroup"
 )
 
 // intelRdt puts the container into a class of service of Intel's resource
@@ -214,16 +212,12 @@ func (c *compiler) resctrl() (string, error) {
 	if c.opt.Resctrl != "" {
 		return c.opt.Resctrl, nil
 	}
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountsOf("resctrl")
 	if err != nil {
 		return "", err
 	}
-	for line := range strings.Lines(string(b)) {
-		// … mount point …, optional fields, "-", type, … (proc_pid_mountinfo(5))
-		before, after, _ := strings.Cut(line, " - ")
-		if f := strings.Fields(before); strings.HasPrefix(after, "resctrl ") && len(f) > 4 {
-			return cgroup.Unescape(f[4]), nil
-		}
+	if len(mounts) > 0 {
+		return mounts[0].at, nil
 	}
 	return "", errorf("it is specified in the config, but no resctrl file system is mounted: Intel RDT is not enabled")
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -229,26 +230,43 @@ func (c *compiler) pivot() {
 // an empty tmpfs over it.
 func (c *compiler) hideKernel() {
 	b := c.b
-	info, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountsOf("proc", "sysfs")
 	if err != nil {
 		b.fail(errorf("find the mounts of proc and sysfs: %w", err))
 		return
 	}
 	b.begin("pivot", "take away the host's proc and sysfs, which stay in reach without a pivot")
-	for line := range strings.Lines(string(info)) {
-		// ID, parent, device, root, mount point, …, "-", type, … (proc_pid_mountinfo(5))
-		before, after, _ := strings.Cut(line, " - ")
-		f := strings.Fields(before)
-		kernel := strings.HasPrefix(after, "proc ") || strings.HasPrefix(after, "sysfs ")
-		if !kernel || len(f) < 5 || f[3] != "/" {
+	for _, m := range mounts {
+		if m.root != "/" {
 			continue
 		}
-		at := b.str(cgroup.Unescape(f[4]))
+		at := b.str(m.at)
 		gone := b.do(unix.SYS_UMOUNT2, at, n(unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)).tolerateAll()
 		// ENOENT: it went with one that it was mounted on.
 		b.do(unix.SYS_MOUNT, b.str("tmpfs"), at, b.str("tmpfs"), n(unix.MS_RDONLY), b.str("")).tolerate(unix.ENOENT)
 		b.onSuccessSkipHere(gone)
 	}
+}
+
+// hostMount is a mount of our own mount namespace.
+type hostMount struct{ root, at string } // what of its file system is shown, and where
+
+// mountsOf lists the mounts of file systems of these types, in mountinfo's order.
+func mountsOf(types ...string) ([]hostMount, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	var out []hostMount
+	for line := range strings.Lines(string(info)) {
+		// ID, parent, device, root, mount point, …, "-", type, … (proc_pid_mountinfo(5))
+		before, after, _ := strings.Cut(line, " - ")
+		kind, _, _ := strings.Cut(after, " ")
+		if f := strings.Fields(before); slices.Contains(types, kind) && len(f) > 4 {
+			out = append(out, hostMount{f[3], cgroup.Unescape(f[4])})
+		}
+	}
+	return out, nil
 }
 
 // rootAttributes come last: making the root read-only, and its propagation. The
