@@ -30,7 +30,7 @@ import (
 
 // imageFormat goes into the name of the cached files: a change of what follows is
 // a new number.
-const imageFormat = "5"
+const imageFormat = "6"
 
 // epoch is the time of every file in the images, so that they are the same in
 // every run.
