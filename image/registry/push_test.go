@@ -65,7 +65,10 @@ func (k *taker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch kind {
 	case "door":
 	case "blobs":
-		k.answer(w, k.blobs[repo+"@"+rest])
+		k.mu.Lock()
+		b := k.blobs[repo+"@"+rest]
+		k.mu.Unlock()
+		k.answer(w, b)
 	case "manifests":
 		k.manifest(w, r, repo, rest)
 	case "uploads":
@@ -295,9 +298,9 @@ func TestPushMounts(t *testing.T) {
 		t.Errorf("%d layers were mounted", mounted)
 	}
 	// The repository lost them: they are sent after all.
-	for key := range k.blobs {
-		delete(k.blobs, key)
-	}
+	k.mu.Lock()
+	clear(k.blobs)
+	k.mu.Unlock()
 	if err := st.Tag(context.Background(), k.addr()+"/one:v1", k.addr()+"/three:v1"); err != nil {
 		t.Fatal(err)
 	}
@@ -428,6 +431,8 @@ func TestPushFaults(t *testing.T) {
 			if left, _ := os.ReadDir(root + "/tmp"); len(left) != 0 {
 				t.Errorf("left in tmp: %v", left)
 			}
+			k.mu.Lock()
+			defer k.mu.Unlock()
 			if len(k.manifests) != 0 {
 				t.Error("a manifest was stored")
 			}
