@@ -116,8 +116,10 @@ func userName(uid uint32) string {
 	return "#" + id
 }
 
-// Start lets a created container's process run its command.
-func (r *Runtime) Start(id string) error {
+// Start lets a created container's process run its command. With a notify socket
+// (sd_notify(3)) of the caller's it waits until the command says that it is ready,
+// or ends, if the container was created with one.
+func (r *Runtime) Start(id, notifySocket string) error {
 	o, err := r.open(id, true)
 	if err != nil {
 		return err
@@ -132,13 +134,28 @@ func (r *Runtime) Start(id string) error {
 	default:
 		return fmt.Errorf("cannot start a container in the %s state", o.status)
 	}
-	if o.rec.Hooks {
-		return r.startWithHooks(o)
-	}
-	if err := o.release(); err != nil {
+	notify, err := listenNotify(o.dir, notifySocket)
+	if err != nil {
 		return err
 	}
-	return o.dir.RemoveFifoLocked()
+	defer notify.Close()
+	pidfd := -1
+	if notify != nil {
+		if pidfd, err = unix.PidfdOpen(o.rec.Pid, 0); err != nil {
+			return fmt.Errorf("open process %d: %w", o.rec.Pid, err)
+		}
+		defer unix.Close(pidfd)
+	}
+	if o.rec.Hooks {
+		err = r.startWithHooks(o)
+	} else if err = o.release(); err == nil {
+		err = o.dir.RemoveFifoLocked()
+	}
+	if err != nil || notify == nil {
+		return err
+	}
+	o.dir.Unlock() // others may work on it while we wait
+	return notify.Pass(o.rec.Pid, pidfd)
 }
 
 // startWithHooks destroys the container when a hook fails, as runtime-spec,

@@ -139,7 +139,7 @@ func (r *hookRun) outside(h *specs.Hook, f *hookFiles) error {
 	if len(h.Args) > 0 {
 		c.Args = h.Args
 	}
-	c.Env = append([]string{}, h.Env...) // not nil: that would be ours
+	c.Env = h.Env // nil, where the spec has none, stands for ours: runc and crun do the same
 	c.Dir = r.bundle
 	c.Stdin, c.Stdout, c.Stderr = f.in, f.out, f.out
 	err := c.Run()
@@ -251,8 +251,12 @@ func (l *launch) createHooks() error {
 	if err := r.each("createRuntime", h.CreateRuntime, r.outside); err != nil {
 		return err
 	}
+	dir := l.rec.Rootfs
+	if l.r.Crun {
+		dir = l.rec.Bundle
+	}
 	return r.each("createContainer", h.CreateContainer, func(h *specs.Hook, f *hookFiles) error {
-		p, err := plan.CompileHook(l.spec, h, l.rec.Rootfs)
+		p, err := plan.CompileHook(l.spec, h, dir)
 		if err != nil {
 			return err
 		}

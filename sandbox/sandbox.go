@@ -57,6 +57,9 @@ type Runtime struct {
 	// NoCgroups leaves new containers in the control groups of the caller; their
 	// limits are passed over.
 	NoCgroups bool
+	// Crun says that the caller expects crun, and not runc, where the two differ:
+	// createContainer hooks begin in the bundle then, and not in the root file system.
+	Crun bool
 	// Rootless is plan.Options.Rootless.
 	Rootless bool
 	// Trace, if not nil, hears of each step of Run and Create.
@@ -88,6 +91,8 @@ type Options struct {
 	NoPivot       bool
 	NoNewKeyring  bool
 	Detached      bool // nobody stays with the process of Run
+	// NotifySocket is the host's socket for sd_notify(3); "" for none.
+	NotifySocket string
 	// BeforeCommand, if set, is called before the command can run, and while the
 	// process sets itself up: there such work costs nothing.
 	BeforeCommand func()
@@ -108,6 +113,9 @@ type Process struct {
 	Pid    int
 	PidFD  int
 	Master int // of its terminal, when nobody else took it; else -1
+	// Notify is the socket at which the command says that it is ready; nil if
+	// nobody wants to know.
+	Notify *Notify
 }
 
 // Close gives up the descriptors.
@@ -118,6 +126,8 @@ func (p *Process) Close() {
 			*fd = -1
 		}
 	}
+	p.Notify.Close()
+	p.Notify = nil
 }
 
 // readSpec reads a bundle's config.json.
@@ -174,7 +184,7 @@ func (r *Runtime) Run(id string, o Options) (*Process, error) {
 	}
 	out := l.out
 	out.PidFD, l.proc.PidFD = l.proc.PidFD, -1
-	l.out.Master = -1
+	l.out.Master, l.out.Notify = -1, nil
 	l.close()
 	return &out, nil
 }
@@ -255,10 +265,19 @@ func (l *launch) record(hold bool) error {
 	if err := setEnv(l.spec.Process, root); err != nil {
 		return err
 	}
+	if err := l.showNotify(); err != nil {
+		return err
+	}
+	if !hold {
+		var err error
+		if l.out.Notify, err = listenNotify(l.dir, l.opt.NotifySocket); err != nil {
+			return err
+		}
+	}
 	o := plan.Options{ID: id, BundleDir: l.opt.Bundle, Hold: !hold, PreserveFDs: l.opt.PreserveFDs,
 		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true, Unprivileged: os.Geteuid() != 0, Rootless: l.r.Rootless}
 	if l.r.NoCgroups {
-		o.Layout = new(cgroup.Layout)
+		o.Layout, o.NoDeviceRules = new(cgroup.Layout), true
 		l.spec.Linux.Resources = nil
 	}
 	if hold {
@@ -268,6 +287,9 @@ func (l *launch) record(hold bool) error {
 	l.r.Trace.Note("compile the plan")
 	if l.plan, err = plan.Compile(l.spec, o); err != nil {
 		return err
+	}
+	for _, w := range l.plan.Warnings() {
+		l.r.warn(w)
 	}
 	l.r.Trace.Note("write the record")
 	groups := l.plan.Cgroups()

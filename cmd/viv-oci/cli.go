@@ -34,6 +34,10 @@ type command struct {
 	run               func(args []string) (code int, err error)
 }
 
+// asCrun says that this was installed in the place of crun: where that and runc
+// differ, it does as crun does.
+func asCrun() bool { return program == "crun" }
+
 // app is one call of the program.
 type app struct {
 	log     logger
@@ -58,6 +62,7 @@ func cli(args []string) int {
 		program = filepath.Base(os.Args[0])
 	}
 	a := &app{}
+	a.runtime.Crun = asCrun()
 	rest, code, done := a.global(args)
 	if done {
 		return code

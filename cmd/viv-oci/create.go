@@ -41,33 +41,30 @@ func (a *app) finish(o *sandbox.Options) error {
 		return fmt.Errorf("chdir %s: %w", dir, err)
 	}
 	o.Bundle = abs
+	o.NotifySocket = os.Getenv("NOTIFY_SOCKET")
 	if o.PreserveFDs, o.ExtraEnv, err = preserved(o.PreserveFDs); err != nil {
 		return err
 	}
 	return nil
 }
 
-// preserved checks the descriptors that the process is to keep, before anything
-// is opened that could take their numbers. Those of socket activation come
-// first (sd_listen_fds(3)).
+// preserved counts the descriptors that the process is to keep, from 3 on. Those
+// of socket activation come first (sd_listen_fds(3)); without LISTEN_PID they are
+// taken to be meant for us. A number at which nothing is open stays so: what we
+// open ourselves closes on exec.
 func preserved(n int) (int, []string, error) {
 	var env []string
 	if n < 0 {
 		return 0, nil, fmt.Errorf("--preserve-fds %d is below zero", n)
 	}
-	if v := os.Getenv("LISTEN_FDS"); v != "" && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
+	pid := os.Getenv("LISTEN_PID")
+	if v := os.Getenv("LISTEN_FDS"); v != "" && (pid == "" || pid == strconv.Itoa(os.Getpid())) {
 		listen, err := strconv.Atoi(v)
 		if err != nil || listen < 0 {
 			return 0, nil, fmt.Errorf("unable to convert LISTEN_FDS %q to a number", v)
 		}
 		env = []string{"LISTEN_FDS=" + v, "LISTEN_PID=1"}
 		n += listen
-	}
-	for fd := 3; fd < 3+n; fd++ {
-		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-		if err != nil || flags&unix.FD_CLOEXEC != 0 { // what we opened ourselves closes on exec
-			return 0, nil, fmt.Errorf("unable to pass on descriptor %d (of %d): it is not open", fd, n)
-		}
 	}
 	return n, env, nil
 }
@@ -98,7 +95,7 @@ func failed(what string, err error) error {
 func (a *app) start() *command {
 	return &command{
 		args: "<container-id>", about: "run the command of a created container", min: 1, max: 1,
-		run: func(args []string) (int, error) { return 0, a.runtime.Start(args[0]) },
+		run: func(args []string) (int, error) { return 0, a.runtime.Start(args[0], os.Getenv("NOTIFY_SOCKET")) },
 	}
 }
 
@@ -126,7 +123,7 @@ func (a *app) run() *command {
 func (a *app) runContainer(id string, o sandbox.Options, keep bool) (int, error) {
 	var f *foreground
 	if !o.Detached {
-		f = newForeground()
+		f = newForeground(a.runtime.Warn)
 		defer f.close()
 		o.BeforeCommand = f.listen
 		o.ConsoleSize = ownSize() // in place before the process looks
@@ -137,6 +134,9 @@ func (a *app) runContainer(id string, o sandbox.Options, keep bool) (int, error)
 	}
 	defer p.Close()
 	if f == nil {
+		if p.Notify != nil {
+			return 0, p.Notify.Pass(p.Pid, p.PidFD)
+		}
 		return 0, nil
 	}
 	a.runtime.Trace.Note("wait for the end of the command")

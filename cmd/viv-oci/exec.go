@@ -71,7 +71,7 @@ func (a *app) execProcess(id string, args []string, f *execFlags, o sandbox.Exec
 	}
 	var fg *foreground
 	if !o.Detached {
-		fg = newForeground()
+		fg = newForeground(a.runtime.Warn)
 		defer fg.close()
 		o.BeforeCommand = fg.listen
 	}
@@ -126,9 +126,8 @@ func (f *execFlags) build(spec *specs.Spec, args []string) (*specs.Process, erro
 	if f.apparmor != "" {
 		p.ApparmorProfile = f.apparmor
 	}
-	if f.noNewPrivs {
-		p.NoNewPrivileges = true
-	}
+	// Of the container's own process crun does not take it over, runc does.
+	p.NoNewPrivileges = f.noNewPrivs || p.NoNewPrivileges && !asCrun()
 	p.Env = append(append([]string(nil), p.Env...), f.env...)
 	p.Capabilities = addCaps(p.Capabilities, f.caps)
 	if err := f.setUser(p); err != nil {

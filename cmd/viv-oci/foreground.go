@@ -19,13 +19,15 @@ type foreground struct {
 	saved   *unix.Termios // of standard input, while it is raw
 	stop    [2]int        // closing stop[1] lets the copy of the output end
 	copied  chan struct{}
+	ready   chan struct{} // closed when nobody waits for the command to be ready
+	warn    func(string)
 }
 
 // usual are the signals that people and engines send.
 var usual = [...]os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
 
-func newForeground() *foreground {
-	return &foreground{signals: make(chan os.Signal, 64), stop: [2]int{-1, -1}}
+func newForeground(warn func(string)) *foreground {
+	return &foreground{signals: make(chan os.Signal, 64), stop: [2]int{-1, -1}, warn: warn}
 }
 
 // listen begins to take signals. Before it, they end this command, and with it
@@ -56,6 +58,8 @@ func (f *foreground) wait(p *sandbox.Process) (int, error) {
 		}
 	}
 	go f.passAll(p)
+	f.passReady(p)
+	defer func() { <-f.ready }()
 	var status unix.WaitStatus
 	for {
 		_, err := unix.Wait4(p.Pid, &status, 0, nil)
@@ -71,6 +75,22 @@ func (f *foreground) wait(p *sandbox.Process) (int, error) {
 		}
 		return status.ExitStatus(), nil
 	}
+}
+
+// passReady tells the one who wants to know when the command is ready. Before the
+// process is waited for: what it said before its end is passed on.
+func (f *foreground) passReady(p *sandbox.Process) {
+	f.ready = make(chan struct{})
+	if p.Notify == nil {
+		close(f.ready)
+		return
+	}
+	go func() {
+		defer close(f.ready)
+		if err := p.Notify.Pass(p.Pid, p.PidFD); err != nil {
+			f.warn(err.Error())
+		}
+	}()
 }
 
 func (f *foreground) passAll(p *sandbox.Process) {

@@ -285,7 +285,20 @@ func TestPreserveFDs(t *testing.T) {
 	if r := runCmd(t, c); r.out != "0\n1\n2\n3\n4\n" { // 4 is ls's own
 		t.Errorf("got %q: more than was asked for came through", r.out)
 	}
-	b.fails(1, "", "run", "--preserve-fds", "40", "-b", b.bundle, b.id)
+	// What is not open stays so, and nothing of ours takes its number.
+	c = b.command("run", "--preserve-fds", "40", "-b", b.bundle, b.id)
+	c.ExtraFiles = []*os.File{open(""), nil, open("")}
+	want := "0 1 2 3 4 5" // 4 is ls's own
+	for fd := 6; fd < 3+40; fd++ {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			want += " " + strconv.Itoa(fd) // whoever runs the tests has left it open
+		}
+	}
+	got := runCmd(t, c)
+	if list := strings.Fields(got.out); strings.Join(slices.SortedFunc(slices.Values(list), byNumber), " ") != want {
+		t.Errorf("got %q, want %q: %s", got.out, want, got.err)
+	}
+	b.fails(1, "below zero", "run", "--preserve-fds=-1", "-b", b.bundle, b.id)
 	b.spec.Process.Args = sh("echo $LISTEN_FDS $LISTEN_PID; cat <&3")
 	b.save()
 	// Descriptors of socket activation are for the process that LISTEN_PID names.
@@ -294,6 +307,20 @@ func TestPreserveFDs(t *testing.T) {
 	if r := runCmd(t, c); r.out != "1 1\nsocket\n" {
 		t.Errorf("with LISTEN_FDS: %q, %s", r.out, r.err)
 	}
+	for pid, want := range map[string]string{"": "1 1\nsocket\n", "LISTEN_PID=1": "\n"} {
+		c = b.command("run", "-b", b.bundle, b.id)
+		c.Env = append(os.Environ(), "LISTEN_FDS=1", pid)
+		c.ExtraFiles = []*os.File{open("socket\n")}
+		if r := runCmd(t, c); r.out != want {
+			t.Errorf("with LISTEN_FDS and %q: %q, %s", pid, r.out, r.err)
+		}
+	}
+}
+
+func byNumber(a, b string) int {
+	x, _ := strconv.Atoi(a)
+	y, _ := strconv.Atoi(b)
+	return x - y
 }
 
 func TestKillAll(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -72,19 +73,25 @@ func (e *unknownError) Is(target error) bool { return target == ErrUnknown }
 
 // Parse gives the set of the names. "ALL" stands for everything up to last.
 func Parse(list []string, last int) (Set, error) {
-	var s Set
+	s, unknown := parseKnown(list, last)
+	if len(unknown) > 0 {
+		return 0, &unknownError{unknown[0]}
+	}
+	return s, nil
+}
+
+// parseKnown is Parse that gives the names that are none apart.
+func parseKnown(list []string, last int) (s Set, unknown []string) {
 	for _, name := range list {
 		if up := strings.ToUpper(strings.TrimSpace(name)); up == "ALL" || up == "CAP_ALL" {
 			s |= All(last)
-			continue
+		} else if bit, err := Bit(name); err == nil {
+			s |= 1 << bit
+		} else {
+			unknown = append(unknown, name)
 		}
-		bit, err := Bit(name)
-		if err != nil {
-			return 0, err
-		}
-		s |= 1 << bit
 	}
-	return s, nil
+	return s, unknown
 }
 
 // Adjust applies Docker's --cap-add and --cap-drop to a base set: with
@@ -145,10 +152,11 @@ type Sets struct {
 }
 
 // FromSpec gives the masks of an OCI process. Capabilities that the running
-// kernel does not have (above last) are left out and returned as ignored, as
-// the OCI specification allows ("runtimes SHOULD NOT fail ... log a warning").
+// kernel does not have (above last), or that nobody knows, are left out and
+// returned as ignored: a runtime is not to fail on them, but to warn
+// (runtime-spec, config.md "Linux Process").
 // A nil spec means no capability at all. An ambient capability that is not
-// both permitted and inheritable is ignored too: the kernel would answer EPERM
+// both permitted and inheritable is left out without a word: the kernel would answer EPERM
 // (prctl(2), PR_CAP_AMBIENT_RAISE), and the spec that "runc spec" of version
 // 1.1 writes has such ones.
 func FromSpec(c *specs.LinuxCapabilities, last int) (sets Sets, ignored []string, err error) {
@@ -165,9 +173,11 @@ func FromSpec(c *specs.LinuxCapabilities, last int) (sets Sets, ignored []string
 	have := All(last)
 	var beyond Set
 	for _, l := range lists {
-		s, err := Parse(l.names, last)
-		if err != nil {
-			return Sets{}, nil, err
+		s, unknown := parseKnown(l.names, last)
+		for _, name := range unknown {
+			if !slices.Contains(ignored, name) {
+				ignored = append(ignored, name)
+			}
 		}
 		*l.to = s & have
 		beyond |= s &^ have
@@ -175,9 +185,8 @@ func FromSpec(c *specs.LinuxCapabilities, last int) (sets Sets, ignored []string
 	if bad := sets.Effective &^ sets.Permitted; bad != 0 {
 		return Sets{}, nil, errors.New("effective capabilities " + strings.Join(bad.Names(), ", ") + " are not permitted: list them in permitted too")
 	}
-	beyond |= sets.Ambient &^ (sets.Permitted & sets.Inheritable)
 	sets.Ambient &= sets.Permitted & sets.Inheritable
-	return sets, beyond.Names(), nil
+	return sets, append(beyond.Names(), ignored...), nil
 }
 
 // LastCap reads the highest capability that the running kernel has from

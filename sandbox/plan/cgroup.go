@@ -31,7 +31,7 @@ func (c *compiler) cgroups() {
 			return
 		}
 	}
-	setup, err := cgroup.Compile(layout, p, c.spec.Linux.Resources, cgroup.Options{Lenient: c.opt.Lenient, NoDeviceRules: c.opt.Rootless})
+	setup, err := cgroup.Compile(layout, p, c.spec.Linux.Resources, cgroup.Options{Lenient: c.opt.Lenient, NoDeviceRules: c.opt.Rootless || c.opt.NoDeviceRules})
 	if err != nil {
 		b.fail(errorf("cgroup %s: %w", p, err))
 		return

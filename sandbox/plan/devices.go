@@ -49,9 +49,16 @@ func (c *compiler) devices() {
 			c.device(dev, &defaultDevices[i])
 		}
 	}
+	var made []*specs.LinuxDevice
 	for i := range c.spec.Linux.Devices {
-		c.device(dev, &c.spec.Linux.Devices[i])
+		d := &c.spec.Linux.Devices[i]
+		if c.inUserNS() && !c.opt.Unprivileged && !hostShows(d) {
+			made = append(made, d)
+			continue
+		}
+		c.device(dev, d)
 	}
+	c.madeDevices(made)
 	for _, l := range devLinks {
 		if l[1] == "ptmx" {
 			// An image may have a node there; only the one of our devpts is right.
@@ -61,23 +68,82 @@ func (c *compiler) devices() {
 	}
 }
 
-func (c *compiler) device(dev int16, d *specs.LinuxDevice) {
-	b := c.b
-	var kind uint32
-	switch d.Type {
-	case "c", "u":
-		kind = unix.S_IFCHR
-	case "b":
-		kind = unix.S_IFBLK
-	case "p":
-		kind = unix.S_IFIFO
-	default:
-		b.fail(errorf("device %s: type %q is none of c, u, b, p", d.Path, d.Type))
-		return
+// hostShows says whether the host has that very device under that name, owned by
+// root if nobody else is asked for.
+func hostShows(d *specs.LinuxDevice) bool {
+	mode, ok := nodeMode(d)
+	var st unix.Stat_t
+	if !ok || d.UID != nil && *d.UID != 0 || d.GID != nil && *d.GID != 0 || unix.Lstat(path.Clean("/"+d.Path), &st) != nil {
+		return false
 	}
+	return st.Mode&unix.S_IFMT == mode&unix.S_IFMT && (mode&unix.S_IFMT == unix.S_IFIFO || st.Rdev == nodeNumber(d))
+}
+
+// nodeMode is a device's mode as mknod(2) takes it; false if its type is unknown.
+func nodeMode(d *specs.LinuxDevice) (uint32, bool) {
+	kind := map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}[d.Type]
 	mode := uint32(0o666)
 	if d.FileMode != nil {
 		mode = uint32(*d.FileMode) & 0o7777
+	}
+	return kind | mode, kind != 0
+}
+
+func nodeNumber(d *specs.LinuxDevice) uint64 { return unix.Mkdev(uint32(d.Major), uint32(d.Minor)) }
+
+// owner is who owns a device: root where the spec says nothing.
+func owner(d *specs.LinuxDevice) (uid, gid uint32) {
+	if d.UID != nil {
+		uid = *d.UID
+	}
+	if d.GID != nil {
+		gid = *d.GID
+	}
+	return uid, gid
+}
+
+// madeDevices shows devices in a user namespace that the host does not show so.
+// No node that is made in the namespace can be opened, so they are made before
+// the clone, on a tmpfs of the host's namespace. Single ones are copied from it
+// where it is mounted for a moment, over the /dev of the host that only this
+// process still sees: of a detached mount parts can be copied only since Linux 6.15.
+func (c *compiler) madeDevices(list []*specs.LinuxDevice) {
+	if len(list) == 0 {
+		return
+	}
+	b := c.b
+	ops := b.ops
+	b.in(&b.prog.Before)
+	b.begin("device", "make the device nodes that the host does not have, where a user namespace can be shown them")
+	fs := b.newFS("tmpfs", "devices", nil, unix.MOUNT_ATTR_NOEXEC)
+	for i, d := range list {
+		mode, ok := nodeMode(d)
+		if !ok {
+			b.fail(errorf("device %s: type %q is none of c, u, b, p", d.Path, d.Type))
+			return
+		}
+		uid, gid := owner(d)
+		name := b.str(itoa(i))
+		b.do(unix.SYS_MKNODAT, slot(fs), name, n(mode), n(nodeNumber(d)))
+		b.do(unix.SYS_FCHOWNAT, slot(fs), name, n(mappedID(c.spec.Linux.UIDMappings, uid)), n(mappedID(c.spec.Linux.GIDMappings, gid)), n(unix.AT_SYMLINK_NOFOLLOW))
+		b.do(unix.SYS_FCHMODAT, slot(fs), name, n(mode&0o7777)) // without our umask
+	}
+	b.in(ops)
+	b.begin("device", "show the device nodes that were made for it")
+	b.do(unix.SYS_MOVE_MOUNT, slot(fs), b.str(""), n(cwd), b.str("/dev"), n(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	for i, d := range list {
+		b.attach(b.tree(n(cwd), "/dev/"+itoa(i), false), b.target(c.root, path.Clean("/"+d.Path), false))
+	}
+	b.do(unix.SYS_UMOUNT2, b.str("/dev"), n(unix.MNT_DETACH))
+	b.close(fs)
+}
+
+func (c *compiler) device(dev int16, d *specs.LinuxDevice) {
+	b := c.b
+	mode, ok := nodeMode(d)
+	if !ok {
+		b.fail(errorf("device %s: type %q is none of c, u, b, p", d.Path, d.Type))
+		return
 	}
 	name := path.Clean("/" + d.Path)
 	if c.inUserNS() {
@@ -92,14 +158,8 @@ func (c *compiler) device(dev int16, d *specs.LinuxDevice) {
 		dir = b.target(c.root, path.Dir(name), true)
 	}
 	base := b.str(path.Base(name))
-	b.do(unix.SYS_MKNODAT, slot(dir), base, n(kind|mode), n(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))).tolerate(unix.EEXIST)
-	uid, gid := uint32(0), uint32(0)
-	if d.UID != nil {
-		uid = *d.UID
-	}
-	if d.GID != nil {
-		gid = *d.GID
-	}
+	b.do(unix.SYS_MKNODAT, slot(dir), base, n(mode), n(nodeNumber(d))).tolerate(unix.EEXIST)
+	uid, gid := owner(d)
 	if uid|gid != 0 {
 		b.do(unix.SYS_FCHOWNAT, slot(dir), base, n(uid), n(gid), n(unix.AT_SYMLINK_NOFOLLOW))
 	}

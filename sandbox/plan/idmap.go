@@ -2,6 +2,7 @@ package plan
 
 import (
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,6 +17,8 @@ import (
 type idmap struct {
 	asked, recursive bool
 	uids, gids       []specs.LinuxIDMapping // none: those of the container's user namespace
+
+	relativeUIDs, relativeGIDs []bool // of those by the option, which were marked with "@"
 }
 
 // idmapOf reads what a mount says: in its own mappings, as runtime-spec,
@@ -36,7 +39,8 @@ func idmapOf(m *specs.Mount, o mountOpts) (idmap, error) {
 }
 
 // parseIdmap reads the option "idmap", "ridmap", or one of them with
-// "=uids=0-1000-1#…;gids=…": container id, host id, how many (crun(1)).
+// "=uids=0-1000-1#…;gids=…": container id, host id, how many. With "@" before it
+// the host id is one of the container's user namespace (crun(1)).
 func parseIdmap(option string) (idmap, error) {
 	name, value, has := strings.Cut(option, "=")
 	out := idmap{asked: true, recursive: name == "ridmap"}
@@ -45,16 +49,18 @@ func parseIdmap(option string) (idmap, error) {
 	}
 	for part := range strings.SplitSeq(value, ";") {
 		which, list, _ := strings.Cut(part, "=")
-		into := &out.uids
+		into, relative := &out.uids, &out.relativeUIDs
 		switch which {
 		case "uids":
 		case "gids":
-			into = &out.gids
+			into, relative = &out.gids, &out.relativeGIDs
 		default:
 			return out, errorf("mount option %q: %q is neither uids= nor gids=", option, part)
 		}
 		for triple := range strings.SplitSeq(list, "#") {
-			m, err := parseTriple(triple)
+			triple, marked := strings.CutPrefix(triple, "@")
+			*relative = append(*relative, marked)
+			m, err := parseTriple(strings.TrimPrefix(triple, "+")) // a sign, which crun reads over
 			if err != nil {
 				return out, errorf("mount option %q: %w", option, err)
 			}
@@ -83,11 +89,41 @@ func parseTriple(s string) (specs.LinuxIDMapping, error) {
 	return specs.LinuxIDMapping{ContainerID: v[0], HostID: v[1], Size: v[2]}, nil
 }
 
+// absolute gives maps with host ids only: those marked with "@" are found in the
+// container's own maps, by the id with which they begin.
+func absolute(maps []specs.LinuxIDMapping, relative []bool, own []specs.LinuxIDMapping) ([]specs.LinuxIDMapping, error) {
+	if !slices.Contains(relative, true) {
+		return maps, nil
+	}
+	out := slices.Clone(maps)
+	for i, marked := range relative {
+		if !marked {
+			continue
+		}
+		at := slices.IndexFunc(own, func(m specs.LinuxIDMapping) bool {
+			return out[i].ContainerID >= m.ContainerID && out[i].ContainerID-m.ContainerID < m.Size
+		})
+		if at < 0 {
+			return nil, errorf("id %d of an id map with @ is not in the user namespace of the container", out[i].ContainerID)
+		}
+		out[i].HostID += own[at].HostID - own[at].ContainerID
+	}
+	return out, nil
+}
+
 // idmapNamespace is the slot of a user namespace with the maps. Only its maps
 // matter, so it is one that is made before the clone, whether the container has
 // one with the same maps or not.
 func (c *compiler) idmapNamespace(m idmap) (int16, error) {
-	uids, gids, path := m.uids, m.gids, ""
+	uids, err := absolute(m.uids, m.relativeUIDs, c.spec.Linux.UIDMappings)
+	if err != nil {
+		return 0, err
+	}
+	gids, err := absolute(m.gids, m.relativeGIDs, c.spec.Linux.GIDMappings)
+	if err != nil {
+		return 0, err
+	}
+	path := ""
 	if len(uids) == 0 {
 		uids, gids = c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings
 		path = c.ns.join[unix.CLONE_NEWUSER]

@@ -76,6 +76,9 @@ type Options struct {
 	// impose, and so are device rules and a lower OOM score.
 	Rootless bool
 
+	// NoDeviceRules leaves the container all devices that it can reach.
+	NoDeviceRules bool
+
 	Layout  *cgroup.Layout  // the machine's control groups; nil to look
 	Filter  *seccomp.Filter // taken for spec.Linux.Seccomp, which may be nil then; nil to compile that
 	LastCap int             // the kernel's highest capability; 0 to look
@@ -96,6 +99,7 @@ type Plan struct {
 	rdt      []string
 	setup    cgroup.Setup
 	requests int
+	warnings []string
 }
 
 // compiler holds what the steps of one plan need to know of each other.
@@ -125,6 +129,8 @@ type compiler struct {
 	layout cgroup.Layout
 	setup  cgroup.Setup
 	tasks  []int16 // v1: the files through which the child enters its groups
+
+	warnings []string // what was left out
 }
 
 // Compile compiles a spec. It reads of the host only what it must know (which
@@ -306,8 +312,12 @@ func (c *compiler) plan() (*Plan, error) {
 		return nil, c.b.err
 	}
 	c.b.prog.Terminal = c.spec.Process.Terminal
-	return &Plan{prog: c.b.prog, setup: c.setup, requests: c.requests, rdt: c.rdtDirs}, nil
+	return &Plan{prog: c.b.prog, setup: c.setup, requests: c.requests, rdt: c.rdtDirs, warnings: c.warnings}, nil
 }
+
+// Warnings say what the plan leaves out because the kernel does not have it,
+// beside the limits of Cgroups.
+func (p *Plan) Warnings() []string { return p.warnings }
 
 // RdtDirs are directories of resctrl to remove afterwards, in order.
 func (p *Plan) RdtDirs() []string { return p.rdt }

@@ -24,10 +24,13 @@ func (c *compiler) identity() {
 		b.fail(err)
 		return
 	}
-	sets, _, err := capability.FromSpec(p.Capabilities, last)
+	sets, ignored, err := capability.FromSpec(p.Capabilities, last)
 	if err != nil {
 		b.fail(errorf("capabilities: %w", err))
 		return
+	}
+	if len(ignored) > 0 {
+		c.warnings = append(c.warnings, "capabilities that this kernel does not have, or that cannot be given, are left out: "+strings.Join(ignored, ", "))
 	}
 	if p.NoNewPrivileges {
 		b.begin("no_new_privs", "no execve may ever give more rights")
@@ -51,6 +54,11 @@ func (c *compiler) identity() {
 	}
 }
 
+// keepGroups is an annotation: with the value "1" the process keeps the groups of
+// who calls the runtime, which without root is the only way to have them. The name
+// is crun's (crun(1)); Podman writes it for --group-add keep-groups.
+const keepGroups = "run.oci.keep_original_groups"
+
 // user changes ids. Groups come first: a process that is not root cannot set
 // them. PR_SET_KEEPCAPS lets the permitted set live through setresuid(2).
 func (c *compiler) user() {
@@ -62,10 +70,12 @@ func (c *compiler) user() {
 		b.do(unix.SYS_UMASK, n(0o022))
 	}
 	b.do(unix.SYS_PRCTL, n(unix.PR_SET_KEEPCAPS), n(1), n(0), n(0), n(0))
-	groups := b.words32(append(slices.Clone(u.AdditionalGids), 0)...)
-	set := b.do(unix.SYS_SETGROUPS, n(len(u.AdditionalGids)), ptr(groups))
-	if len(u.AdditionalGids) == 0 {
-		set.tolerate(unix.EPERM) // denied in a user namespace whose maps root did not write
+	if c.spec.Annotations[keepGroups] != "1" {
+		groups := b.words32(append(slices.Clone(u.AdditionalGids), 0)...)
+		set := b.do(unix.SYS_SETGROUPS, n(len(u.AdditionalGids)), ptr(groups))
+		if len(u.AdditionalGids) == 0 {
+			set.tolerate(unix.EPERM) // denied in a user namespace whose maps root did not write
+		}
 	}
 	b.do(unix.SYS_SETRESGID, n(u.GID), n(u.GID), n(u.GID))
 	b.do(unix.SYS_SETRESUID, n(u.UID), n(u.UID), n(u.UID))

@@ -108,7 +108,11 @@ func (c *compiler) checkSysctl(key string) error {
 		if own(unix.CLONE_NEWIPC) {
 			return nil
 		}
-	case dotted == "kernel.domainname" || dotted == "kernel.hostname":
+	case dotted == "kernel.hostname":
+		return errorf("sysctl %q is not allowed: it conflicts with the spec's hostname, which sets it", key)
+	case dotted == "kernel.domainname" && c.spec.Domainname != "":
+		return errorf("sysctl %q is not allowed: it conflicts with the spec's domainname", key)
+	case dotted == "kernel.domainname":
 		if own(unix.CLONE_NEWUTS) {
 			return nil
 		}

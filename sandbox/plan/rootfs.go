@@ -175,13 +175,17 @@ func (c *compiler) mappedRoot(root *Root) {
 }
 
 // hostID is what root of a user namespace is outside of it.
-func hostID(maps []specs.LinuxIDMapping) uint32 {
+func hostID(maps []specs.LinuxIDMapping) uint32 { return mappedID(maps, 0) }
+
+// mappedID is what an id of a user namespace is outside of it. One that the
+// namespace does not have is the overflow id (user_namespaces(7)).
+func mappedID(maps []specs.LinuxIDMapping, id uint32) uint32 {
 	for _, m := range maps {
-		if m.ContainerID == 0 && m.Size > 0 {
-			return m.HostID
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return m.HostID + (id - m.ContainerID)
 		}
 	}
-	return 65534 // the namespace has no root: the overflow id (user_namespaces(7))
+	return 65534
 }
 
 // takeRoot receives what mappedRoot sends; it comes before the parent's word.
@@ -412,7 +416,7 @@ func (c *compiler) mountFS(m *specs.Mount, o mountOpts) error {
 // could have masks and read-only paths land elsewhere (CVE-2019-19921).
 func (c *compiler) placeFS(m *specs.Mount) int16 {
 	if m.Type != "proc" && m.Type != "sysfs" {
-		return c.b.target(c.root, m.Destination, true)
+		return c.b.target(c.root, c.beyondSymlinks(m.Destination), true)
 	}
 	c.b.begin("mount", "mount "+m.Type+" on "+m.Destination+", as it must be mounted on ordinary directory, no symlink")
 	return c.b.targetAs(c.root, m.Destination, true, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
@@ -492,7 +496,7 @@ func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 		b.in(&b.prog.Child)
 		b.begin("mount", "show "+source+" at "+m.Destination)
 	}
-	t := b.target(c.root, m.Destination, st.Mode&unix.S_IFMT == unix.S_IFDIR)
+	t := b.target(c.root, c.beyondSymlinks(m.Destination), st.Mode&unix.S_IFMT == unix.S_IFDIR)
 	b.attach(tree, t)
 	if path.Clean(m.Destination) == "/dev" {
 		c.dev = tree

@@ -3,6 +3,8 @@ package handle
 import (
 	"errors"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -119,6 +121,7 @@ func (h Handle) killUnified(end time.Time) error {
 			if err := h.thaw(); err != nil && !gone(err) {
 				return err
 			}
+			h.leaveFreezers()
 		}
 		return waitEvent(h.Unified, "populated", 0, end)
 	case !gone(err):
@@ -127,6 +130,28 @@ func (h Handle) killUnified(end time.Time) error {
 		return nil // the rounds of signals do it
 	}
 	return h.killRounds(end)
+}
+
+// leaveFreezers takes the processes that somebody has put into another v1 freezer
+// back into the container's own, which is thawed: in one that is frozen they would
+// not even die. One that cannot be moved is waited for like any other.
+func (h Handle) leaveFreezers() {
+	if h.Freezer == "" {
+		return
+	}
+	own, err := Handle{V1: []string{h.Freezer}}.Procs()
+	if err != nil {
+		return
+	}
+	all, err := h.Procs()
+	if err != nil {
+		return
+	}
+	for _, pid := range all {
+		if !slices.Contains(own, pid) {
+			write(h.Freezer+"/cgroup.procs", strconv.Itoa(pid))
+		}
+	}
 }
 
 // killRounds freezes, signals everything, thaws and waits, until nothing is
@@ -145,6 +170,7 @@ func (h Handle) killRounds(end time.Time) error {
 			if thaw := h.thaw(); thaw != nil && !gone(thaw) && err == nil {
 				err = thaw
 			}
+			h.leaveFreezers()
 		}
 		if err == nil {
 			err = waitAll(fds, end)

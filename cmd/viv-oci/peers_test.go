@@ -1,0 +1,474 @@
+package main_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// What callers of runc and crun rely on beside the specification.
+
+// ours leaves a test out that would fail with the reference.
+func ours(t *testing.T, why string) {
+	t.Helper()
+	if reference != "" {
+		t.Skip(why)
+	}
+}
+
+// manager takes the messages of services, as systemd does.
+func manager(t *testing.T) (path string, next func() string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), strings.Repeat("long-name-", 4)+"socket")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return path, func() string {
+		t.Helper()
+		must(t, c.SetReadDeadline(time.Now().Add(30*time.Second)))
+		var b [4096]byte
+		n, err := c.Read(b[:])
+		must(t, err)
+		return string(b[:n])
+	}
+}
+
+func (b *box) notifying(socket string, args ...string) *exec.Cmd {
+	c := b.command(args...)
+	c.Env = append(os.Environ(), "NOTIFY_SOCKET="+socket)
+	return c
+}
+
+// say sends a message to the socket that a container's process is shown.
+func say(t *testing.T, pid int, inside, msg string) {
+	t.Helper()
+	c, err := net.Dial("unixgram", fmt.Sprintf("/proc/%d/root%s/notify", pid, inside))
+	must(t, err)
+	defer c.Close()
+	_, err = c.Write([]byte(msg))
+	must(t, err)
+}
+
+func TestNotifySocket(t *testing.T) {
+	ours(t, "runc has other names in the container")
+	for _, userns := range []bool{false, true} {
+		b := newBox(t, sh(`echo "$NOTIFY_SOCKET"; [ -S "$NOTIFY_SOCKET" ] && echo up; touch ${NOTIFY_SOCKET%notify}x; cat /tmp/fifo; exit 3`)...)
+		if userns {
+			b.userNS(100000)
+		}
+		must(t, unix.Mkfifo(filepath.Join(b.bundle, "rootfs/tmp/fifo"), 0o666))
+		b.save()
+		socket, next := manager(t)
+		c := b.notifying(socket, "run", "-b", b.bundle, b.id)
+		r, w, err := os.Pipe()
+		must(t, err)
+		c.Stdout, c.Stderr = w, w
+		must(t, c.Start())
+		w.Close()
+		readLine(t, r, socket+"/notify")
+		readLine(t, r, "up")
+		readLine(t, r, "Read-only file system")
+		pid := *b.state().Pid
+		say(t, pid, socket, "STATUS=half\n")
+		say(t, pid, socket, "STATUS=all\nREADY=1\n")
+		if got := next(); got != "READY=1" {
+			t.Errorf("first message %q", got)
+		}
+		if got := next(); got != "MAINPID="+strconv.Itoa(pid) {
+			t.Errorf("second message %q", got)
+		}
+		must(t, os.WriteFile(filepath.Join(b.bundle, "rootfs/tmp/fifo"), nil, 0))
+		if code := wait(t, c); code != 3 {
+			t.Errorf("exit code %d", code)
+		}
+		r.Close()
+	}
+}
+
+// TestNotifyStart: start waits until the command is ready, or ends.
+func TestNotifyStart(t *testing.T) {
+	ours(t, "runc has other names in the container")
+	b := newBox(t, "sleep", "1000")
+	socket, next := manager(t)
+	begin := func() *exec.Cmd {
+		if r := runCmd(t, b.notifying(socket, "create", "-b", b.bundle, b.id)); r.code != 0 {
+			t.Fatal(r.err)
+		}
+		b.pids = append(b.pids, *b.state().Pid)
+		c := b.notifying(socket, "start", b.id)
+		must(t, c.Start())
+		b.eventually("the command runs", func() bool { return b.state().Status == "running" })
+		return c
+	}
+	c := begin()
+	say(t, *b.state().Pid, socket, "READY=1")
+	if code := wait(t, c); code != 0 || next() != "READY=1" {
+		t.Errorf("exit code %d", code)
+	}
+	b.must("delete", "--force", b.id)
+	c = begin()
+	b.must("kill", b.id, "KILL")
+	if code := wait(t, c); code != 0 {
+		t.Errorf("exit code %d after the end of the command", code)
+	}
+	b.must("delete", b.id)
+	b.must("create", "-b", b.bundle, b.id)
+	b.pids = append(b.pids, *b.state().Pid)
+	if r := runCmd(t, b.notifying(socket, "start", b.id)); r.code != 0 {
+		t.Errorf("created without a socket: %s", r.err)
+	}
+}
+
+func TestUnknownCapability(t *testing.T) {
+	b := newBox(t, sh("grep CapBnd /proc/self/status")...)
+	b.spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL", "CAP_TELEPATHY"}}
+	b.save()
+	r := b.cmd("run", "-b", b.bundle, b.id)
+	if r.code != 0 || strings.Fields(r.out)[1] != "0000000000000020" || !strings.Contains(r.err, "warning") || !strings.Contains(r.err, "CAP_TELEPATHY") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestKeepGroups(t *testing.T) {
+	ours(t, "runc does not have the annotation")
+	b := newBox(t, sh("grep Groups /proc/self/status")...)
+	b.spec.Annotations = map[string]string{"run.oci.keep_original_groups": "1"}
+	b.save()
+	b.user = &syscall.Credential{Groups: []uint32{5, 7}}
+	if got := strings.Fields(b.must("run", "-b", b.bundle, b.id)); !slices.Equal(got, []string{"Groups:", "5", "7"}) {
+		t.Errorf("%q", got)
+	}
+	b.spec.Annotations = nil
+	b.save()
+	if got := strings.Fields(b.must("run", "-b", b.bundle, b.id)); slices.Contains(got, "7") {
+		t.Errorf("without the annotation: %q", got)
+	}
+}
+
+func TestNameSysctls(t *testing.T) {
+	b := newBox(t, sh("cat /proc/sys/kernel/domainname")...)
+	b.spec.Linux.Sysctl = map[string]string{"kernel.domainname": "example.org"}
+	b.save()
+	if got := b.must("run", "-b", b.bundle, b.id); got != "example.org\n" {
+		t.Errorf("%q", got)
+	}
+	b.spec.Linux.Sysctl = map[string]string{"kernel.hostname": "name"}
+	b.save()
+	b.fails(1, "kernel.hostname", "run", "-b", b.bundle, b.id)
+	b.spec.Linux.Sysctl = map[string]string{"kernel.domainname": "example.org"}
+	b.spec.Hostname = ""
+	b.spec.Linux.Namespaces = slices.DeleteFunc(b.spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UTSNamespace })
+	b.save()
+	b.fails(1, "kernel.domainname", "run", "-b", b.bundle, b.id)
+}
+
+// TestHookEnvironment: a hook outside has the runtime's environment, unless it has its own.
+func TestHookEnvironment(t *testing.T) {
+	b := newBox(t, "true")
+	out := filepath.Join(t.TempDir(), "out")
+	b.spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{
+		{Path: "/bin/sh", Args: []string{"sh", "-c", "echo 1=$VIV_TEST_MARK >>" + out}},
+		{Path: "/bin/sh", Args: []string{"sh", "-c", "echo 2=$VIV_TEST_MARK >>" + out}, Env: []string{"A=b"}},
+	}}
+	b.save()
+	c := b.command("run", "-b", b.bundle, b.id)
+	c.Env = append(os.Environ(), "VIV_TEST_MARK=here")
+	if r := runCmd(t, c); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	got, err := os.ReadFile(out)
+	if err != nil || string(got) != "1=here\n2=\n" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+// TestDeviceInUserNamespace: a node that the host does not have, and one that it
+// has under another name, with an owner of the container.
+func TestDeviceInUserNamespace(t *testing.T) {
+	ours(t, "runc shows only what the host has under the same name")
+	b := newBox(t, sh("/bin/busybox stat -c '%n %t:%T %u:%g %a' /dev/null2 /dev/deep/zero /dev/null; echo x >/dev/null2 && /bin/busybox head -c 2 /dev/deep/zero | /bin/busybox od -An -tx1; ls /dev | /bin/busybox wc -l")...)
+	b.userNS(100000)
+	mode := os.FileMode(0o606)
+	id := uint32(7)
+	b.spec.Linux.Devices = []specs.LinuxDevice{
+		{Path: "/dev/null2", Type: "c", Major: 1, Minor: 3, FileMode: &mode, UID: &id, GID: &id},
+		{Path: "/dev/deep/zero", Type: "c", Major: 1, Minor: 5},
+	}
+	b.save()
+	old := unix.Umask(0o077)
+	r := b.cmd("run", "-b", b.bundle, b.id)
+	unix.Umask(old)
+	want := "/dev/null2 1:3 7:7 606\n/dev/deep/zero 1:5 0:0 666\n/dev/null 1:3 65534:65534 666\n 00 00\n"
+	if !strings.HasPrefix(r.out, want) || r.code != 0 {
+		t.Errorf("got %q %s, want %q", r.out, r.err, want)
+	}
+}
+
+// TestForeignFreezer: a process that somebody has put into a frozen v1 group of
+// his own is killed all the same.
+func TestForeignFreezer(t *testing.T) {
+	ours(t, "runc does not end")
+	const freezer = "/sys/fs/cgroup/freezer"
+	if _, err := os.Stat(freezer + "/cgroup.procs"); err != nil {
+		t.Skip("needs the v1 freezer")
+	}
+	b := newBox(t, "sleep", "1000")
+	pid := b.detached()
+	other := freezer + "/" + b.id + "-other"
+	must(t, os.Mkdir(other, 0o755))
+	t.Cleanup(func() { // after the container is gone
+		if err := os.Remove(other); err != nil {
+			t.Error(err)
+		}
+	})
+	must(t, os.WriteFile(other+"/cgroup.procs", []byte(strconv.Itoa(pid)), 0))
+	must(t, os.WriteFile(other+"/freezer.state", []byte("FROZEN"), 0))
+	b.must("delete", "--force", b.id)
+	b.reap(pid)
+	b.pids = nil
+}
+
+// TestDanglingTarget: a mount on a symlink that leads to nothing lies where that
+// leads, inside the root.
+func TestDanglingTarget(t *testing.T) {
+	b := newBox(t, sh("cat /etc/resolv.conf /run/deep/stub; ls /run/dir")...)
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, []byte("shown\n"), 0o644))
+	must(t, os.Symlink("../../../run/deep/stub", filepath.Join(b.bundle, "rootfs/etc/resolv.conf")))
+	must(t, os.Symlink("/run/dir", filepath.Join(b.bundle, "rootfs/etc/dir")))
+	b.spec.Mounts = append(b.spec.Mounts,
+		specs.Mount{Destination: "/etc/resolv.conf", Source: file, Type: "bind", Options: []string{"bind", "ro"}},
+		specs.Mount{Destination: "/etc/dir", Source: filepath.Dir(file), Type: "bind", Options: []string{"bind", "ro"}})
+	b.save()
+	if r := b.cmd("run", "-b", b.bundle, b.id); r.out != "shown\nshown\nfile\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestAsCrun: installed under crun's name, it does as crun where runc does other.
+func TestAsCrun(t *testing.T) {
+	ours(t, "our own")
+	b := newBox(t, "sleep", "1000")
+	out := filepath.Join(t.TempDir(), "out")
+	b.spec.Process.NoNewPrivileges = true
+	b.spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "pwd >>" + out}, Env: []string{"PATH=/usr/bin:/bin"}}}}
+	b.save()
+	crun := filepath.Join(t.TempDir(), "crun")
+	must(t, os.Symlink(binary, crun))
+	own := binary
+	defer func() { binary = own }()
+	for _, c := range []struct{ name, dir, nnp string }{{own, b.bundle + "/rootfs", "1"}, {crun, b.bundle, "0"}} {
+		binary = c.name
+		b.detached()
+		if got := strings.Fields(b.must("exec", b.id, "grep", "NoNewPrivs", "/proc/self/status"))[1]; got != c.nnp {
+			t.Errorf("%s: no_new_privs of exec is %s", c.name, got)
+		}
+		if got := strings.Fields(b.must("exec", "--no-new-privs", b.id, "grep", "NoNewPrivs", "/proc/self/status"))[1]; got != "1" {
+			t.Errorf("%s: --no-new-privs gives %s", c.name, got)
+		}
+		b.must("delete", "--force", b.id)
+		got, err := os.ReadFile(out)
+		if err != nil || strings.TrimSpace(string(got)) != c.dir {
+			t.Errorf("%s: createContainer began in %q, %v", c.name, got, err)
+		}
+		must(t, os.Remove(out))
+	}
+}
+
+// TestRegex: kill and delete take an expression for the names.
+func TestRegex(t *testing.T) {
+	ours(t, "crun's flag")
+	b := newBox(t, "sleep", "1000")
+	name := b.id
+	for _, suffix := range []string{"-a", "-b", "-other"} {
+		b.id, b.spec.Linux.CgroupsPath = name+suffix, "/"+name+suffix
+		b.save()
+		b.detached()
+	}
+	b.must("kill", "--regex", name+"-[ab]$", "KILL")
+	b.eventually("the two have stopped", func() bool {
+		return strings.Count(b.must("list"), "stopped") == 2
+	})
+	b.fails(1, "cannot delete container "+name+"-other", "delete", "--regex", name)
+	if got := strings.TrimSpace(b.must("list", "-q")); got != name+"-other" {
+		t.Errorf("left: %q", got)
+	}
+	b.fails(1, "--regex", "delete", "--regex", "(")
+	b.must("delete", "--force", "--regex", "^"+name)
+	if got := b.must("list", "-q"); got != "" {
+		t.Errorf("left: %q", got)
+	}
+	b.id, b.spec.Linux.CgroupsPath = name, "/"+name
+}
+
+// TestNoCgroupManager: the container stays in the groups of its caller.
+func TestNoCgroupManager(t *testing.T) {
+	ours(t, "crun's flag")
+	b := newBox(t, sh("cat /proc/self/cgroup")...)
+	b.spec.Linux.Namespaces = slices.DeleteFunc(b.spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+	b.save()
+	own, err := os.ReadFile("/proc/self/cgroup")
+	must(t, err)
+	if r := b.cmd("--cgroup-manager", "disabled", "run", "-b", b.bundle, b.id); r.out != string(own) || r.code != 0 {
+		t.Errorf("got %q %s, want %q", r.out, r.err, own)
+	}
+	b.fails(1, "none", "--cgroup-manager", "none", "run", "-b", b.bundle, b.id)
+}
+
+// TestClosedWorkDir: the working directory may be closed to the user.
+func TestClosedWorkDir(t *testing.T) {
+	b := newBox(t, sh("pwd; ls 2>/dev/null || echo closed")...)
+	dir := filepath.Join(b.bundle, "rootfs/secret")
+	must(t, os.Mkdir(dir, 0o700))
+	b.spec.Process.User = specs.User{UID: 1000, GID: 1000}
+	b.spec.Process.Cwd = "/secret"
+	b.spec.Process.Capabilities = nil
+	b.save()
+	if r := b.cmd("run", "-b", b.bundle, b.id); !strings.Contains(r.out, "closed") || r.code != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestFrozenGroupRefused: who enters a frozen group stops before it says a word.
+func TestFrozenGroupRefused(t *testing.T) {
+	b := newBox(t, "true")
+	dir, file, frozen, thawed := "/sys/fs/cgroup/freezer/"+b.id, "freezer.state", "FROZEN", "THAWED"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		dir, file, frozen, thawed = "/sys/fs/cgroup/"+b.id, "cgroup.freeze", "1", "0"
+	}
+	must(t, os.Mkdir(dir, 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, file), []byte(frozen), 0))
+	b.fails(1, "container's cgroup unexpectedly frozen", "run", "-b", b.bundle, b.id)
+	must(t, os.WriteFile(filepath.Join(dir, file), []byte(thawed), 0))
+	b.must("run", "-b", b.bundle, b.id)
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+// TestReadonlyDev: a /dev that is to be read-only has its devices all the same.
+func TestReadonlyDev(t *testing.T) {
+	b := newBox(t, sh("echo x >/dev/null && touch /dev/new")...)
+	for i := range b.spec.Mounts {
+		if b.spec.Mounts[i].Destination == "/dev" {
+			b.spec.Mounts[i].Options = append(b.spec.Mounts[i].Options, "ro")
+		}
+	}
+	b.save()
+	if r := b.cmd("run", "-b", b.bundle, b.id); r.code != 1 || !strings.Contains(r.err, "/dev/new: Read-only file system") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestProcOnSymlink: an image that has a symlink for /proc would have the masks
+// lie somewhere else (CVE-2019-19921).
+func TestProcOnSymlink(t *testing.T) {
+	for _, name := range []string{"proc", "sys"} {
+		b := newBox(t, "true")
+		rootfs := filepath.Join(b.bundle, "rootfs")
+		must(t, os.Remove(filepath.Join(rootfs, name)))
+		must(t, os.Symlink("tmp", filepath.Join(rootfs, name)))
+		b.fails(1, "must be mounted on ordinary directory", "run", "-b", b.bundle, b.id)
+	}
+}
+
+// TestNoPivotHidesKernel: with chroot alone the host's tree is still in the mount
+// namespace; of its proc and sysfs nothing may be, lest a user namespace in the
+// container can mount them anew without masks (mount_too_revealing, fs/namespace.c).
+func TestNoPivotHidesKernel(t *testing.T) {
+	b := newBox(t, sh("/bin/busybox unshare -rmpf /bin/busybox mount -t proc proc /tmp 2>&1; ls /tmp | grep -c sysrq-trigger")...)
+	b.spec.Process.Capabilities = &specs.LinuxCapabilities{}
+	for _, set := range []*[]string{&b.spec.Process.Capabilities.Bounding, &b.spec.Process.Capabilities.Effective, &b.spec.Process.Capabilities.Permitted} {
+		*set = []string{"CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID"}
+	}
+	b.save()
+	r := b.cmd("run", "--no-pivot", "-b", b.bundle, b.id)
+	if !strings.Contains(r.out, "not permitted") || !strings.HasSuffix(r.out, "0\n") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestUpdatePeriodAndQuota: both change, below a limit that the group above has.
+func TestUpdatePeriodAndQuota(t *testing.T) {
+	b := newBox(t, "sleep", "1000")
+	parent := b.id + "-above"
+	base := "/sys/fs/cgroup/cpu"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		t.Skip("v2 has no such rule (cpu.max)")
+	}
+	dir := filepath.Join(base, parent)
+	must(t, os.Mkdir(dir, 0o755))
+	t.Cleanup(func() { // the container's own group is gone by then
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + parent)
+		for _, g := range groups {
+			if err := os.Remove(g); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Error(err)
+			}
+		}
+	})
+	must(t, os.WriteFile(dir+"/cpu.cfs_quota_us", []byte("50000"), 0))
+	b.spec.Linux.CgroupsPath = "/" + parent + "/" + b.id
+	quota, period := int64(40000), uint64(100000)
+	b.spec.Linux.Resources.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}
+	b.save()
+	b.detached()
+	b.must("update", "--cpu-period", "1000000", "--cpu-quota", "400000", b.id)
+	b.must("update", "--cpu-period", "10000", "--cpu-quota", "5000", b.id)
+	for file, want := range map[string]string{"cpu.cfs_period_us": "10000", "cpu.cfs_quota_us": "5000"} {
+		got, err := os.ReadFile(filepath.Join(dir, b.id, file))
+		if err != nil || strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s: %q %v", file, got, err)
+		}
+	}
+	b.must("delete", "--force", b.id)
+}
+
+// TestDebugMessages are looked for by people who read the logs of runc.
+func TestDebugMessages(t *testing.T) {
+	b := newBox(t, "sleep", "1000")
+	log := filepath.Join(t.TempDir(), "log")
+	b.must("--debug", "--log", log, "create", "-b", b.bundle, b.id)
+	b.pids = append(b.pids, *b.state().Pid)
+	b.must("start", b.id)
+	b.must("--debug", "--log", log, "exec", b.id, "true")
+	got, err := os.ReadFile(log)
+	must(t, err)
+	for _, want := range []string{"level=debug", "nsexec container setup", "child process in init()", "init: closing the pipe to signal completion", "setns_init: about to exec"} {
+		if !strings.Contains(string(got), want) {
+			t.Errorf("no %q in %s", want, got)
+		}
+	}
+}
+
+// TestExecFollowsFirst: on v2 a group that passes controllers on has no processes
+// of its own; what is executed goes where the first process is.
+func TestExecFollowsFirst(t *testing.T) {
+	const root = "/sys/fs/cgroup"
+	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil {
+		t.Skip("needs cgroup v2")
+	}
+	b := newBox(t, "sleep", "1000")
+	pid := b.detached()
+	dir := filepath.Join(root, b.id)
+	inner := dir + "/inner"
+	must(t, os.Mkdir(inner, 0o755))
+	must(t, os.WriteFile(inner+"/cgroup.procs", []byte(strconv.Itoa(pid)), 0))
+	must(t, os.WriteFile(dir+"/cgroup.subtree_control", []byte("+pids"), 0))
+	b.spec.Linux.CgroupsPath = "/" + b.id
+	got := b.must("exec", b.id, "cat", "/proc/self/cgroup")
+	if !strings.Contains(got, "/inner") {
+		t.Errorf("exec is in %q", got)
+	}
+}
