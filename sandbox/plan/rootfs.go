@@ -217,6 +217,11 @@ func (c *compiler) pivot() {
 		c.hideKernel()
 	}
 	b.begin("pivot", "make it the root directory, and detach the host's")
+	if c.opt.NoPivot && fresh && c.hooksInside() {
+		// It lies on a directory of the host's tree, for the hooks' sake. Over "/"
+		// it is where chroot(2) and a mount namespace entered anew begin.
+		b.do(unix.SYS_MOVE_MOUNT, slot(c.root), b.str(""), n(cwd), b.str("/"), n(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	}
 	b.do(unix.SYS_FCHDIR, slot(c.root))
 	if c.opt.NoPivot || !fresh {
 		b.do(unix.SYS_CHROOT, b.str("."))
