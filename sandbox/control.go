@@ -230,7 +230,7 @@ func (o *opened) failure(path string) error {
 		if spec, err := o.spec(); err == nil && spec.Process != nil && len(spec.Process.Args) > 0 {
 			name = spec.Process.Args[0]
 		}
-		return fmt.Errorf("unable to start container process: %w", &ExecError{Name: name, Err: e})
+		return fmt.Errorf("unable to start container process: %w", newExecError(name, e, o.rec.Rootfs))
 	}
 	return nil
 }

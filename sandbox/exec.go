@@ -79,7 +79,7 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, rootless
 	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
-	if err := setEnv(proc, "/proc/"+strconv.Itoa(c.rec.Pid)+"/root"); err != nil {
+	if err := setEnv(proc, c.firstRoot()); err != nil {
 		return nil, err
 	}
 	if o.BeforeCommand != nil { // nothing holds the child back: it runs the command when it is ready
@@ -89,7 +89,7 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, rootless
 		o.debug("nsexec: affinity: " + plan.AffinityMask(a.Initial))
 	}
 	begin := func() (*spawn.Process, error) {
-		p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs, Hooks: true,
+		p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs, Hooks: true, PlainNewlines: o.ConsoleSocket == "",
 			Unprivileged: os.Geteuid() != 0, Rootless: rootless})
 		if err != nil {
 			return nil, err
@@ -108,7 +108,7 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, rootless
 		child, err = begin()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("unable to start container process: %w", explain(err, proc.Args))
+		return nil, fmt.Errorf("unable to start container process: %w", explain(err, proc.Args, c.firstRoot()))
 	}
 	o.debug(fmt.Sprintf("child process in init(): pid %d", child.Pid))
 	l := &launch{opt: Options{ConsoleSocket: o.ConsoleSocket}, spec: spec, rec: c.rec, proc: child, out: Process{Pid: child.Pid, PidFD: -1, Master: -1}}
@@ -128,6 +128,9 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, rootless
 	child.Close()
 	return &l.out, nil
 }
+
+// firstRoot is the root directory of the container's first process.
+func (o *opened) firstRoot() string { return "/proc/" + strconv.Itoa(o.rec.Pid) + "/root" }
 
 // busyGroup says whether a process could not be born in its v2 group because that
 // group passes controllers on: only groups below it may have processes then
@@ -164,7 +167,7 @@ func (l *launch) awaitExec(child *spawn.Process, args []string, paused bool) err
 	for {
 		rep, err := child.Wait(timeout)
 		if err != nil {
-			return fmt.Errorf("unable to start container process: %w", explain(err, args))
+			return fmt.Errorf("unable to start container process: %w", explain(err, args, (&opened{rec: l.rec}).firstRoot()))
 		}
 		switch rep.Kind {
 		case spawn.ReportTerminal:
@@ -248,7 +251,7 @@ func errEnter(file, verb string, err error) error {
 func joinGroup(dir, sub string) (string, error) {
 	for _, part := range strings.Split(sub, "/") {
 		if part == ".." {
-			return "", fmt.Errorf("%s is not a sub cgroup path", sub)
+			return "", fmt.Errorf("bad sub cgroup path: %s is not a sub cgroup path", sub) // the words of runc 1.1 come last
 		}
 	}
 	dir += "/" + strings.Trim(sub, "/")

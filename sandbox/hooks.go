@@ -153,11 +153,11 @@ func (r *hookRun) outside(h *specs.Hook, f *hookFiles) error {
 func (r *hookRun) inside(p *plan.Plan, h *specs.Hook, f *hookFiles, pidfd int) error {
 	child, err := spawn.Start(p.Program(), spawn.Options{Stdin: int(f.in.Fd()), Stdout: int(f.out.Fd()), Stderr: int(f.out.Fd()), NetNS: -1, PidFD: pidfd})
 	if err != nil {
-		return explain(err, []string{h.Path})
+		return explain(err, []string{h.Path}, r.rec.Rootfs)
 	}
 	if err := r.awaitCommand(child); err != nil {
 		child.Abandon()
-		return explain(err, []string{h.Path})
+		return explain(err, []string{h.Path}, r.rec.Rootfs)
 	}
 	defer child.Close()
 	return waitHook(child, h)

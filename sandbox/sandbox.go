@@ -275,7 +275,7 @@ func (l *launch) record(hold bool) error {
 		}
 	}
 	o := plan.Options{ID: id, BundleDir: l.opt.Bundle, Hold: !hold, PreserveFDs: l.opt.PreserveFDs,
-		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true, Unprivileged: os.Geteuid() != 0, Rootless: l.r.Rootless}
+		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true, PlainNewlines: l.opt.ConsoleSocket == "", Unprivileged: os.Geteuid() != 0, Rootless: l.r.Rootless}
 	if l.r.NoCgroups {
 		o.Layout, o.NoDeviceRules = new(cgroup.Layout), true
 		l.spec.Linux.Resources = nil
@@ -366,7 +366,7 @@ func (l *launch) start(hold bool) error {
 	l.r.Trace.Note("note the process, and take its reports until it executes the command")
 	release()
 	if err != nil {
-		return explain(err, args)
+		return explain(err, args, l.rec.Rootfs)
 	}
 	if l.rec.Pid, err = l.proc.Pid, l.recordProcess(); err != nil {
 		return err
@@ -384,7 +384,7 @@ func (l *launch) start(hold bool) error {
 		rep, err := l.proc.Wait(int(setupTimeout / time.Millisecond))
 		switch {
 		case err != nil:
-			return explain(err, args)
+			return explain(err, args, l.rec.Rootfs)
 		case rep.Kind == spawn.ReportTerminal:
 			if err := l.takeTerminal(rep.File); err != nil {
 				return err
@@ -638,23 +638,46 @@ func sendFile(path, name string, fd int) error {
 }
 
 // explain says in runc's words why a command could not be executed; callers
-// find exit codes by them.
-func explain(err error, args []string) error {
+// find exit codes by them. root is the container's root directory.
+func explain(err error, args []string, root string) error {
 	var e *spawn.Error
 	if !errors.As(err, &e) || e.Step.Kind != "exec" || len(args) == 0 {
 		return err
 	}
-	return &ExecError{Name: args[0], Err: e.Errno}
+	return newExecError(args[0], e.Errno, root)
 }
 
 // ExecError says that the command itself could not be executed.
 type ExecError struct {
 	Name string
 	Err  unix.Errno
+	// There says that the command is a file: what is missing is its interpreter.
+	There bool
+}
+
+func newExecError(name string, errno unix.Errno, root string) *ExecError {
+	e := &ExecError{Name: name, Err: errno}
+	if errno != unix.ENOENT || !hasSlash(name) {
+		return e
+	}
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return e
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Openat2(dir, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	if err == nil {
+		unix.Close(fd)
+		e.There = true
+	}
+	return e
 }
 
 func (e *ExecError) Error() string {
 	cause := e.Err.Error()
+	if e.There {
+		return "exec " + e.Name + ": " + cause
+	}
 	if e.Err == unix.ENOENT || e.Err == unix.ENOTDIR {
 		cause = "stat " + e.Name + ": " + cause
 		if !hasSlash(e.Name) {

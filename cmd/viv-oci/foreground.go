@@ -139,9 +139,8 @@ func (f *foreground) resize(master int) {
 func (f *foreground) connect(master int) error {
 	if t, err := unix.IoctlGetTermios(0, unix.TCGETS); err == nil {
 		saved := *t
-		// cfmakeraw(3)
+		// cfmakeraw(3), but for OPOST: the container's terminal writes plain newlines.
 		t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-		t.Oflag &^= unix.OPOST
 		t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 		t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 		if err := unix.IoctlSetTermios(0, unix.TCSETS, t); err != nil {

@@ -156,12 +156,12 @@ type Sets struct {
 // returned as ignored: a runtime is not to fail on them, but to warn
 // (runtime-spec, config.md "Linux Process").
 // A nil spec means no capability at all. An ambient capability that is not
-// both permitted and inheritable is left out without a word: the kernel would answer EPERM
+// both permitted and inheritable is left out and returned as unraised: the kernel would answer EPERM
 // (prctl(2), PR_CAP_AMBIENT_RAISE), and the spec that "runc spec" of version
 // 1.1 writes has such ones.
-func FromSpec(c *specs.LinuxCapabilities, last int) (sets Sets, ignored []string, err error) {
+func FromSpec(c *specs.LinuxCapabilities, last int) (sets Sets, ignored, unraised []string, err error) {
 	if c == nil {
-		return Sets{}, nil, nil
+		return Sets{}, nil, nil, nil
 	}
 	lists := [...]struct {
 		names []string
@@ -183,10 +183,12 @@ func FromSpec(c *specs.LinuxCapabilities, last int) (sets Sets, ignored []string
 		beyond |= s &^ have
 	}
 	if bad := sets.Effective &^ sets.Permitted; bad != 0 {
-		return Sets{}, nil, errors.New("effective capabilities " + strings.Join(bad.Names(), ", ") + " are not permitted: list them in permitted too")
+		return Sets{}, nil, nil, errors.New("effective capabilities " + strings.Join(bad.Names(), ", ") + " are not permitted: list them in permitted too")
 	}
-	sets.Ambient &= sets.Permitted & sets.Inheritable
-	return sets, append(beyond.Names(), ignored...), nil
+	can := sets.Permitted & sets.Inheritable
+	unraised = (sets.Ambient &^ can).Names()
+	sets.Ambient &= can
+	return sets, append(beyond.Names(), ignored...), unraised, nil
 }
 
 // LastCap reads the highest capability that the running kernel has from

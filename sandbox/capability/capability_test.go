@@ -87,9 +87,9 @@ func TestAdjust(t *testing.T) {
 func TestFromSpec(t *testing.T) {
 	c := &specs.LinuxCapabilities{
 		Effective: []string{"CAP_CHOWN"}, Permitted: []string{"CAP_CHOWN", "CAP_KILL"},
-		Bounding: []string{"CAP_CHOWN", "CAP_CHECKPOINT_RESTORE", "nonsense", "nonsense"}, Inheritable: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL"},
+		Bounding: []string{"CAP_CHOWN", "CAP_CHECKPOINT_RESTORE", "nonsense", "nonsense"}, Inheritable: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL", "CAP_CHOWN"},
 	}
-	sets, ignored, err := FromSpec(c, 39)
+	sets, ignored, unraised, err := FromSpec(c, 39)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,13 +97,16 @@ func TestFromSpec(t *testing.T) {
 	if sets != want || !slices.Equal(ignored, []string{"CAP_CHECKPOINT_RESTORE", "nonsense"}) {
 		t.Errorf("got %+v, ignored %v", sets, ignored)
 	}
+	if !slices.Equal(unraised, []string{"CAP_CHOWN"}) {
+		t.Errorf("unraised %v", unraised)
+	}
 	if w := (Set(1)<<40 | 1<<31 | 1).Words(); w != [2]uint32{1<<31 | 1, 1 << 8} {
 		t.Errorf("words %#x", w)
 	}
-	if _, _, err := FromSpec(&specs.LinuxCapabilities{Effective: []string{"CAP_CHOWN"}}, 40); err == nil {
+	if _, _, _, err := FromSpec(&specs.LinuxCapabilities{Effective: []string{"CAP_CHOWN"}}, 40); err == nil {
 		t.Error("an effective capability that is not permitted is accepted")
 	}
-	if s, _, err := FromSpec(nil, 40); err != nil || s != (Sets{}) {
+	if s, _, _, err := FromSpec(nil, 40); err != nil || s != (Sets{}) {
 		t.Errorf("nil spec: %v %v", s, err)
 	}
 }

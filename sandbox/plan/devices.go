@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/binary"
 	"path"
 	"strings"
 
@@ -200,10 +201,31 @@ func (c *compiler) openSlave(master int16) int16 {
 		size := b.words(uint64(uint16(s.Height)) | uint64(uint16(s.Width))<<16) // struct winsize
 		b.do(unix.SYS_IOCTL, slot(slave), n(unix.TIOCSWINSZ), ptr(size))
 	}
+	if c.opt.PlainNewlines {
+		b.do(unix.SYS_IOCTL, slot(slave), n(unix.TCSETS), ptr(b.bytes(plainTermios())))
+	}
 	if p.User.UID != 0 {
 		b.do(unix.SYS_FCHOWN, slot(slave), n(p.User.UID), n(-1))
 	}
 	return slave
+}
+
+// plainTermios is how a terminal begins (tty_std_termios, drivers/tty/tty_io.c, and
+// pty_unix98_install), but without ONLCR: the kernel's struct termios, four words, a
+// line discipline and 19 characters.
+func plainTermios() []byte {
+	var b []byte
+	for _, word := range []uint32{
+		unix.ICRNL | unix.IXON,
+		unix.OPOST,
+		unix.B38400 | unix.CS8 | unix.CREAD,
+		unix.ISIG | unix.ICANON | unix.ECHO | unix.ECHOE | unix.ECHOK | unix.ECHOCTL | unix.ECHOKE | unix.IEXTEN,
+	} {
+		b = binary.NativeEndian.AppendUint32(b, word)
+	}
+	control := [19]byte{unix.VINTR: 'C' & 31, unix.VQUIT: '\\' & 31, unix.VERASE: 0x7f, unix.VKILL: 'U' & 31, unix.VEOF: 'D' & 31, unix.VMIN: 1,
+		unix.VSTART: 'Q' & 31, unix.VSTOP: 'S' & 31, unix.VSUSP: 'Z' & 31, unix.VREPRINT: 'R' & 31, unix.VDISCARD: 'O' & 31, unix.VWERASE: 'W' & 31, unix.VLNEXT: 'V' & 31}
+	return append(append(b, 0), control[:]...)
 }
 
 func (c *compiler) takeTerminal(slave int16) {

@@ -59,9 +59,13 @@ func hookProcess(hook *specs.Hook, dir string) *specs.Process {
 }
 
 // CompileInnerHook compiles a startContainer hook: a program of the container,
-// which runs with the rights that the container's own process has.
+// which runs with the rights that the container's own process has, and with its
+// environment, if the hook has none.
 func CompileInnerHook(spec *specs.Spec, hook *specs.Hook, target ExecTarget) (*Plan, error) {
 	p, own := hookProcess(hook, "/"), spec.Process
+	if p.Env == nil {
+		p.Env = own.Env
+	}
 	p.User, p.Capabilities, p.NoNewPrivileges, p.Rlimits = own.User, own.Capabilities, own.NoNewPrivileges, own.Rlimits
 	return CompileExec(spec, p, target, Options{NoNewKeyring: true, ExecPath: hook.Path, Hooks: true})
 }

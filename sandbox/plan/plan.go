@@ -44,6 +44,11 @@ type Options struct {
 	BundleDir string // relative paths of the spec are below it
 	Root      *Root  // instead of spec.Root.Path
 
+	// PlainNewlines leaves the newlines that a program writes to its terminal as
+	// they are: whoever copies its output to a terminal of his own has that add the
+	// carriage returns, and a file gets none. So does runc without a console socket.
+	PlainNewlines bool
+
 	NetNS        bool // the network namespace comes from the caller (program.SlotNetNS)
 	OwnStdio     int  // bits 0, 1, 2: that descriptor is a pipe of ours, and is given to the user
 	PreserveFDs  int  // descriptors 3 to 3+n-1 go on into the container

@@ -24,13 +24,16 @@ func (c *compiler) identity() {
 		b.fail(err)
 		return
 	}
-	sets, ignored, err := capability.FromSpec(p.Capabilities, last)
+	sets, ignored, unraised, err := capability.FromSpec(p.Capabilities, last)
 	if err != nil {
 		b.fail(errorf("capabilities: %w", err))
 		return
 	}
 	if len(ignored) > 0 {
 		c.warnings = append(c.warnings, "capabilities that this kernel does not have, or that cannot be given, are left out: "+strings.Join(ignored, ", "))
+	}
+	for _, name := range unraised {
+		c.warnings = append(c.warnings, "can't raise ambient capability "+name+": it is not both permitted and inheritable")
 	}
 	if p.NoNewPrivileges {
 		b.begin("no_new_privs", "no execve may ever give more rights")
