@@ -641,7 +641,13 @@ func sendFile(path, name string, fd int) error {
 // find exit codes by them. root is the container's root directory.
 func explain(err error, args []string, root string) error {
 	var e *spawn.Error
-	if !errors.As(err, &e) || e.Step.Kind != "exec" || len(args) == 0 {
+	switch {
+	case !errors.As(err, &e):
+		return err
+	case e.Step.Kind == "scheduler" && e.Errno == unix.EPERM:
+		// A deadline needs the whole machine (sched_setattr(2)).
+		return fmt.Errorf("%w (the process scheduler can't be used together with AllowedCPUs that are not all)", err)
+	case e.Step.Kind != "exec" || len(args) == 0:
 		return err
 	}
 	return newExecError(args[0], e.Errno, root)

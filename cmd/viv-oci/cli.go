@@ -183,7 +183,14 @@ func (a *app) execute(c *command, args []string) int {
 	if err == nil {
 		return code
 	}
-	a.log.error(err.Error())
+	var missing *sandbox.ExecError
+	if errors.As(err, &missing) && missing.There && a.log.path == "" {
+		// As the failing process itself says it with runc, where it is past the point
+		// from which errors come back.
+		fmt.Fprintln(os.Stderr, missing)
+	} else {
+		a.log.error(err.Error())
+	}
 	var with *exitError
 	if errors.As(err, &with) {
 		return with.code

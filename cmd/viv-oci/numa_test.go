@@ -100,12 +100,12 @@ func TestMemoryPolicy(t *testing.T) {
 		{specs.LinuxMemoryPolicy{Mode: specs.MpolPreferred, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFRelativeNodes}}, "prefer=relative:0\n", 0},
 		{specs.LinuxMemoryPolicy{Mode: specs.MpolDefault}, "default\n", 0},
 		{specs.LinuxMemoryPolicy{Mode: specs.MpolLocal}, "local\n", 0},
-		{specs.LinuxMemoryPolicy{}, "default\n", 0},
+		{specs.LinuxMemoryPolicy{}, "invalid memory policy", 1},
 		{specs.LinuxMemoryPolicy{Nodes: "0-7"}, "invalid memory policy mode", 1},
 		{specs.LinuxMemoryPolicy{Mode: "INTERLEAVE", Nodes: "0"}, "invalid memory policy mode", 1},
 		{specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"x"}}, "invalid memory policy flag", 1},
 		{specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0-9876543210"}, "invalid memory policy node", 1},
-		{specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Nodes: "0-7"}, "set_mempolicy", 1},
+		{specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Nodes: "0-7"}, "MPOL_DEFAULT mode requires 0 nodes but got 8", 1},
 	} {
 		b.spec.Linux.MemoryPolicy = &c.policy
 		b.save()

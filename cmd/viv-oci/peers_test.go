@@ -476,3 +476,109 @@ func TestExecFollowsFirst(t *testing.T) {
 		t.Errorf("exec is in %q", got)
 	}
 }
+
+// TestUserNamespaceWithoutMaps: the ids that we have ourselves.
+func TestUserNamespaceWithoutMaps(t *testing.T) {
+	ours(t, "runc refuses it")
+	b := newBox(t, sh("cat /proc/self/uid_map /proc/self/gid_map; id -u")...)
+	b.userNS(100000)
+	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = nil, nil
+	b.save()
+	own, err := os.ReadFile("/proc/self/uid_map")
+	must(t, err)
+	want := strings.Fields(string(own) + string(own) + "0")
+	if got := strings.Fields(b.must("run", "-b", b.bundle, b.id)); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestCopySymlink: a mount of a symlink is one in the container.
+func TestCopySymlink(t *testing.T) {
+	ours(t, "crun's option")
+	b := newBox(t, sh("/bin/busybox readlink /a/deep/link")...)
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink("to/nowhere", link))
+	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/a/deep/link", Source: link, Type: "bind", Options: []string{"rbind", "copy-symlink"}})
+	b.save()
+	for range 2 { // the second time it is there
+		if got := b.must("run", "-b", b.bundle, b.id); got != "to/nowhere\n" {
+			t.Errorf("%q", got)
+		}
+	}
+	must(t, os.Remove(filepath.Join(b.bundle, "rootfs/a/deep/link")))
+	must(t, os.Symlink("elsewhere", filepath.Join(b.bundle, "rootfs/a/deep/link")))
+	b.fails(1, "file exists", "run", "-b", b.bundle, b.id)
+}
+
+// TestBindInside: a source in the root file system is what was mounted there
+// before, and a destination may be named as the host sees it.
+func TestBindInside(t *testing.T) {
+	b := newBox(t, sh("cat /final/x/file")...)
+	src := t.TempDir()
+	for _, dir := range []string{"a/x", "b"} {
+		must(t, os.MkdirAll(filepath.Join(src, dir), 0o755))
+	}
+	must(t, os.WriteFile(filepath.Join(src, "b/file"), []byte("of b\n"), 0o644))
+	rootfs := filepath.Join(b.bundle, "rootfs")
+	bind := func(from, to string) specs.Mount {
+		return specs.Mount{Source: from, Destination: to, Type: "bind", Options: []string{"rbind", "rprivate"}}
+	}
+	b.spec.Mounts = append(b.spec.Mounts, bind(src+"/a", "/mnt"), bind(src+"/b", "/mnt/x"), bind(rootfs+"/mnt", rootfs+"/final"))
+	for _, userns := range []bool{false, true} {
+		if userns {
+			b.userNS(100000)
+		}
+		b.save()
+		if r := b.cmd("run", "-b", b.bundle, b.id); r.out != "of b\n" {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// TestMissingInterpreter: the command is there, what it is to be run by is not.
+func TestMissingInterpreter(t *testing.T) {
+	b := newBox(t, "/script")
+	must(t, os.WriteFile(filepath.Join(b.bundle, "rootfs/script"), []byte("#!/no/shell\n"), 0o755))
+	ours(t, "runc says so since 1.2")
+	if r := b.cmd("run", "-b", b.bundle, b.id); r.code != 1 || r.err != "exec /script: no such file or directory\n" {
+		t.Errorf("%+v", r)
+	}
+	b.spec.Process.Args = []string{"sleep", "1000"}
+	b.save()
+	b.detached()
+	if r := b.cmd("exec", b.id, "/script"); r.code != 255 || r.err != "exec /script: no such file or directory\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestPlainNewlines: what a program writes to a terminal that goes to a file has no
+// carriage returns.
+func TestPlainNewlines(t *testing.T) {
+	b := newBox(t, sh("tty; stty -a 2>/dev/null | grep -o -- -onlcr; echo end")...)
+	b.spec.Process.Terminal = true
+	b.save()
+	if got := b.must("run", "-b", b.bundle, b.id); got != "/dev/pts/0\n-onlcr\nend\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestStartContainerEnvironment: such a hook has the process's, if it has none.
+func TestStartContainerEnvironment(t *testing.T) {
+	ours(t, "runc since 1.3")
+	b := newBox(t, "true")
+	b.spec.Process.Env = append(b.spec.Process.Env, "ONE=two")
+	b.spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `[ "$ONE" = two ] && [ -n "$HOME" ]`}}}}
+	b.save()
+	b.must("run", "-b", b.bundle, b.id)
+}
+
+// TestAmbientWarning: what cannot be ambient is said, and the rest goes on.
+func TestAmbientWarning(t *testing.T) {
+	b := newBox(t, "true")
+	b.spec.Process.Capabilities.Ambient = []string{"CAP_KILL"}
+	b.spec.Process.Capabilities.Inheritable = nil
+	b.save()
+	if r := b.cmd("run", "-b", b.bundle, b.id); r.code != 0 || !strings.Contains(r.err, "can't raise ambient capability CAP_KILL: ") {
+		t.Errorf("%+v", r)
+	}
+}

@@ -2,7 +2,9 @@ package plan
 
 import (
 	"slices"
+	"strconv"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"vivarium/sandbox/program"
@@ -45,6 +47,19 @@ func (c *compiler) keepMode(fs int16, where string, o mountOpts) {
 	b.do(unix.SYS_FCHMODAT, slot(fs), b.str("."), slot(mode))
 	b.close(there)
 	b.onErrorSkipHere(open)
+}
+
+// modeOf is the mode that keepMode will find if nothing is mounted there before:
+// given as an option it is seen in the list of mounts.
+func (c *compiler) modeOf(m *specs.Mount, o mountOpts) (string, bool) {
+	if m.Type != "tmpfs" || o.has("mode") {
+		return "", false
+	}
+	var st unix.Stat_t
+	if !c.inRootNow(m.Destination, func(fd int) { unix.Fstat(fd, &st) }) || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return "", false
+	}
+	return strconv.FormatUint(uint64(st.Mode&0o7777), 8), true
 }
 
 // has says whether an option for the file system is given.

@@ -15,6 +15,7 @@ type mountOpts struct {
 	bind, recursive  bool
 	data             []Param // what is left is the file system's own
 	copyUp           bool
+	copySymlink      bool
 	idmap            idmap
 }
 
@@ -79,6 +80,8 @@ func (m *mountOpts) add(o string) error {
 		// what a mount has without saying so, or what the kernel ignores
 	case "remount":
 		return errorf("mount option %q: there is nothing to remount in a new container", o)
+	case "copy-symlink":
+		m.copySymlink = true
 	case "tmpcopyup":
 		m.copyUp = true
 	default:

@@ -1,7 +1,10 @@
 package plan
 
 import (
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -109,6 +112,54 @@ func (c *compiler) fork() {
 	b.do(unix.SYS_EXIT_GROUP, n(0))
 	b.onSuccessSkipHere(fork)
 	b.await()
+}
+
+// withMaps gives a new user namespace that the spec says no ids for those that we
+// have ourselves, under the same numbers, and one that is made without rights our
+// own id as root; crun does the same.
+func withMaps(spec *specs.Spec, unprivileged bool) (*specs.Spec, error) {
+	linux := *spec.Linux
+	for _, m := range []struct {
+		maps *[]specs.LinuxIDMapping
+		file string
+		own  int
+	}{
+		{&linux.UIDMappings, "/proc/self/uid_map", os.Geteuid()},
+		{&linux.GIDMappings, "/proc/self/gid_map", os.Getegid()},
+	} {
+		if len(*m.maps) > 0 {
+			continue
+		}
+		if unprivileged {
+			*m.maps = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(m.own), Size: 1}}
+			continue
+		}
+		text, err := os.ReadFile(m.file)
+		if err != nil {
+			return nil, errorf("find the ids for a user namespace without mappings: %w", err)
+		}
+		*m.maps = sameIDs(string(text))
+	}
+	out := *spec
+	out.Linux = &linux
+	return &out, nil
+}
+
+// sameIDs maps each id that a uid_map (user_namespaces(7)) has to itself.
+func sameIDs(text string) []specs.LinuxIDMapping {
+	var maps []specs.LinuxIDMapping
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			continue
+		}
+		first, err := strconv.ParseUint(f[0], 10, 32)
+		size, err2 := strconv.ParseUint(f[2], 10, 32)
+		if err == nil && err2 == nil {
+			maps = append(maps, specs.LinuxIDMapping{ContainerID: uint32(first), HostID: uint32(first), Size: uint32(size)})
+		}
+	}
+	return maps
 }
 
 func idMap(list []specs.LinuxIDMapping) string {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -134,13 +135,9 @@ var memoryFlags = map[specs.MemoryPolicyFlagType]int{
 	specs.MpolFStaticNodes: 1 << 15, specs.MpolFRelativeNodes: 1 << 14, specs.MpolFNumaBalancing: 1 << 13,
 }
 
-// memoryPolicy is from which nodes the process takes memory. An empty object
-// asks for nothing.
+// memoryPolicy is from which nodes the process takes memory.
 func (c *compiler) memoryPolicy(m *specs.LinuxMemoryPolicy) {
 	b := c.b
-	if m.Mode == "" && m.Nodes == "" && len(m.Flags) == 0 {
-		return
-	}
 	mode, ok := memoryModes[m.Mode]
 	if !ok {
 		b.fail(errorf("invalid memory policy mode %q", m.Mode))
@@ -157,6 +154,14 @@ func (c *compiler) memoryPolicy(m *specs.LinuxMemoryPolicy) {
 	mask, err := parseList(m.Nodes)
 	if err != nil {
 		b.fail(errorf("invalid memory policy nodes %q: %w", m.Nodes, err))
+		return
+	}
+	count := 0
+	for _, part := range mask {
+		count += bits.OnesCount8(part)
+	}
+	if none := m.Mode == specs.MpolDefault || m.Mode == specs.MpolLocal; none && count > 0 {
+		b.fail(errorf("invalid memory policy: %s mode requires 0 nodes but got %d", m.Mode, count))
 		return
 	}
 	b.begin("mempolicy", "take memory by the policy "+string(m.Mode)+" (set_mempolicy)")

@@ -173,6 +173,9 @@ func newCompiler(spec *specs.Spec, opt Options) (*compiler, error) {
 		return nil, errorf("the spec has no root")
 	}
 	ns, err := readNamespaces(spec.Linux.Namespaces)
+	if err == nil && ns.fresh&unix.CLONE_NEWUSER != 0 {
+		spec, err = withMaps(spec, opt.Unprivileged)
+	}
 	if err != nil {
 		return nil, err
 	}

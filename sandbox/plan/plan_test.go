@@ -230,7 +230,6 @@ func TestRefusals(t *testing.T) {
 		{"host name", func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces[:2:2], s.Linux.Namespaces[3:]...)
 		}},
-		{"uidMappings", func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 		}},
 		{"rootfsPropagation", func(s *specs.Spec) { s.Linux.RootfsPropagation = "wide" }},

@@ -306,9 +306,11 @@ func (c *compiler) rootAttributes() {
 
 // mounts adds the spec's mounts in their order.
 func (c *compiler) mounts() {
-	for i := range c.spec.Mounts {
-		m := &c.spec.Mounts[i]
-		if err := c.mount(m); err != nil {
+	for _, m := range c.spec.Mounts {
+		if inside, ok := c.belowRoot(m.Destination); ok {
+			m.Destination = inside // some callers name it as they see it
+		}
+		if err := c.mount(&m); err != nil {
 			c.b.fail(errorf("mount on %s: %w", m.Destination, err))
 		}
 	}
@@ -386,7 +388,11 @@ func (c *compiler) mountFS(m *specs.Mount, o mountOpts) error {
 			attr &^= unix.MOUNT_ATTR_RDONLY
 			defer func() { c.readonlyLater = append(c.readonlyLater, fs) }()
 		}
-		fs = b.newFS(m.Type, source, c.labelled(m.Type, o.data), attr)
+		data := o.data
+		if mode, ok := c.modeOf(m, o); ok {
+			data = append(slices.Clone(data), Param{Key: "mode", Value: mode})
+		}
+		fs = b.newFS(m.Type, source, c.labelled(m.Type, data), attr)
 	}
 	if o.propagation != 0 {
 		b.setAttr(fs, 0, 0, o.propagation, o.recPropagation)
@@ -462,7 +468,17 @@ func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 	b := c.b
 	var st unix.Stat_t
 	source := c.sourcePath(m)
-	if err := unix.Stat(source, &st); err != nil {
+	if o.copySymlink {
+		if target, err := os.Readlink(source); err == nil {
+			c.copySymlink(m, target)
+			return nil
+		}
+	}
+	err := unix.Stat(source, &st)
+	if inside, ok := c.belowRoot(source); ok {
+		return c.bindInside(m, o, inside, err != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR)
+	}
+	if err != nil {
 		return errorf("bind source %s: %w", source, err)
 	}
 	var mapped int16
@@ -482,18 +498,7 @@ func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 	}
 	b.begin("mount", "show "+source+" at "+m.Destination)
 	tree := b.tree(n(cwd), source, o.recursive)
-	if o.set|o.clear != 0 {
-		b.setAttr(tree, o.set, o.clear, 0, false)
-	}
-	if o.recSet|o.recClear != 0 {
-		b.setAttr(tree, o.recSet, o.recClear, 0, true)
-	}
-	// Without a word it is private, so that nothing of it shows on the host.
-	prop, rec := o.propagation, o.recPropagation
-	if prop == 0 {
-		prop, rec = unix.MS_PRIVATE, true
-	}
-	b.setAttr(tree, 0, 0, prop, rec)
+	c.bindAttributes(tree, o)
 	if o.idmap.asked {
 		c.mapIDs(tree, mapped, o.idmap.recursive, source)
 	}
@@ -508,6 +513,69 @@ func (c *compiler) bind(m *specs.Mount, o mountOpts) error {
 		c.devBound = true
 	}
 	return nil
+}
+
+// copySymlink makes the symlink anew that is the source of a mount, instead of
+// showing what it leads to (crun(1), "copy-symlink"). What is there already has to
+// be the same.
+func (c *compiler) copySymlink(m *specs.Mount, target string) {
+	b := c.b
+	name := path.Clean("/" + m.Destination)
+	same := false
+	c.inRootNow("/", func(root int) {
+		there, err := readLinkIn(root, name)
+		same = err == nil && there == target
+	})
+	if same {
+		return
+	}
+	b.begin("mount", "make the symlink "+name+" -> "+target)
+	dir := b.target(c.root, path.Dir(name), true)
+	b.do(unix.SYS_SYMLINKAT, b.str(target), slot(dir), b.str(path.Base(name)))
+	b.close(dir)
+}
+
+// bindInside shows something of the root file system at another place, with what
+// was mounted on it before: so it is taken in the child, when those are there.
+func (c *compiler) bindInside(m *specs.Mount, o mountOpts, source string, dir bool) error {
+	b := c.b
+	if o.idmap.asked && c.inUserNS() {
+		return errorf("bind source %s is in the root file system: with mapped ids in a user namespace: %w", source, ErrUnsupported)
+	}
+	mapped := int16(program.None)
+	if o.idmap.asked {
+		var err error
+		if mapped, err = c.idmapNamespace(o.idmap); err != nil {
+			return err
+		}
+	}
+	b.begin("mount", "show "+source+" of the container at "+m.Destination)
+	from, _ := b.inRoot(c.root, source, unix.O_PATH)
+	tree := b.tree(slot(from), "", o.recursive)
+	b.close(from)
+	c.bindAttributes(tree, o)
+	if mapped != program.None {
+		c.mapIDs(tree, mapped, o.idmap.recursive, source)
+	}
+	b.attach(tree, b.target(c.root, c.beyondSymlinks(m.Destination), dir))
+	return nil
+}
+
+// bindAttributes sets the options of a bind mount. Without a word it is private, so
+// that nothing of it shows on the host.
+func (c *compiler) bindAttributes(tree int16, o mountOpts) {
+	b := c.b
+	if o.set|o.clear != 0 {
+		b.setAttr(tree, o.set, o.clear, 0, false)
+	}
+	if o.recSet|o.recClear != 0 {
+		b.setAttr(tree, o.recSet, o.recClear, 0, true)
+	}
+	prop, rec := o.propagation, o.recPropagation
+	if prop == 0 {
+		prop, rec = unix.MS_PRIVATE, true
+	}
+	b.setAttr(tree, 0, 0, prop, rec)
 }
 
 // maskedPaths hides paths: a file under /dev/null, a directory under an empty

@@ -14,23 +14,51 @@ import (
 // child follows no symlink out of the root, so it does no harm that the answer may
 // be old by then.
 func (c *compiler) beyondSymlinks(name string) string {
-	if c.opt.Root != nil && c.opt.Root.FSType != "" {
-		return name // its layers are not mounted yet; who gives them makes the targets
+	if !c.plainRoot() || c.inRootNow(name, func(int) {}) {
+		return name
 	}
 	root, err := unix.Open(c.rootPath(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return name
 	}
 	defer unix.Close(root)
+	return followIn(root, name)
+}
+
+// plainRoot says whether the root is a directory that can be looked into. Layers
+// are not mounted yet; who gives them makes the targets in them.
+func (c *compiler) plainRoot() bool { return c.opt.Root == nil || c.opt.Root.FSType == "" }
+
+// inRootNow opens a name in the root directory as it is before the clone, and says
+// whether it is there.
+func (c *compiler) inRootNow(name string, look func(fd int)) bool {
+	if !c.plainRoot() {
+		return false
+	}
+	root, err := unix.Open(c.rootPath(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(root)
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := unix.Openat2(root, name, &how)
-	if err == nil {
-		unix.Close(fd)
+	if err != nil {
+		return false
 	}
-	if err != unix.ENOENT {
-		return name
+	look(fd)
+	unix.Close(fd)
+	return true
+}
+
+// belowRoot gives the part of a path of the host that is below the root directory,
+// as the container names it.
+func (c *compiler) belowRoot(name string) (string, bool) {
+	root := c.rootPath()
+	if !c.plainRoot() || root == "/" || c.ns.fresh&unix.CLONE_NEWNS == 0 {
+		return "", false
 	}
-	return followIn(root, name)
+	rest, ok := strings.CutPrefix(path.Clean(name), root+"/")
+	return "/" + rest, ok
 }
 
 // maxSymlinks is how many the kernel follows in one name (path_resolution(7)).

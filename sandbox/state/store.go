@@ -60,7 +60,7 @@ func CheckID(id string) error {
 	for _, c := range []byte(id) {
 		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 		if !letter && (c < '0' || c > '9') && c != '_' && c != '+' && c != '-' && c != '.' {
-			return ErrID
+			return fmt.Errorf("%w: invalid character `%c` in the ID", ErrID, c)
 		}
 	}
 	return nil
