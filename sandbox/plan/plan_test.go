@@ -230,8 +230,6 @@ func TestRefusals(t *testing.T) {
 		{"host name", func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces[:2:2], s.Linux.Namespaces[3:]...)
 		}},
-			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
-		}},
 		{"rootfsPropagation", func(s *specs.Spec) { s.Linux.RootfsPropagation = "wide" }},
 		{"type", func(s *specs.Spec) { s.Linux.Devices[0].Type = "x" }},
 		{"devpts", func(s *specs.Spec) { s.Process.Terminal = true; s.Mounts = s.Mounts[:2] }},
