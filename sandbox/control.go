@@ -272,6 +272,11 @@ func (o *opened) signal(sig unix.Signal) error {
 	if alive, err := o.rec.Alive(); err != nil || !alive {
 		return ErrNotRunning
 	}
+	if o.status == state.Created && !o.rec.SharedPids && endsProcess(sig) {
+		// The kernel drops it: the first process of a PID namespace has no handler
+		// as long as it waits for start (pid_namespaces(7)). That of runc would end.
+		sig = unix.SIGKILL
+	}
 	err = unix.PidfdSendSignal(fd, sig, nil, 0)
 	if err == unix.ESRCH {
 		return ErrNotRunning
@@ -280,6 +285,15 @@ func (o *opened) signal(sig unix.Signal) error {
 		return fmt.Errorf("unable to signal init: %w", err)
 	}
 	return nil
+}
+
+// endsProcess says whether a signal ends a process that does not handle it (signal(7)).
+func endsProcess(sig unix.Signal) bool {
+	switch sig {
+	case 0, unix.SIGCHLD, unix.SIGCONT, unix.SIGURG, unix.SIGWINCH, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+		return false
+	}
+	return true
 }
 
 func (o *opened) signalAll(sig unix.Signal) error {

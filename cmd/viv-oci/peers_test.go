@@ -582,3 +582,17 @@ func TestAmbientWarning(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// TestKillCreated: a container that waits for start ends by the signals that end
+// processes, and by no others.
+func TestKillCreated(t *testing.T) {
+	b := newBox(t, "true")
+	pid := b.create()
+	b.must("kill", b.id, "WINCH")
+	b.must("kill", b.id, "0")
+	b.wantStatus("created")
+	b.must("kill", b.id, "TERM")
+	b.reap(pid)
+	b.wantStatus("stopped")
+	b.must("delete", b.id)
+}
