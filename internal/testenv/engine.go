@@ -302,7 +302,7 @@ func build(name string) (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(tempDir(), "bin")
-	for _, n := range []string{"viv", "viv-oci", "viv-monitor"} {
+	for _, n := range []string{"viv", "viv-oci", "viv-monitor", "viv-union"} {
 		if err := compile(root, filepath.Join(dir, n), "./cmd/"+n); err != nil {
 			return "", err
 		}

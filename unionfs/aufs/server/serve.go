@@ -1,0 +1,142 @@
+package server
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"vivarium/unionfs/aufs"
+)
+
+// Mount is a mounted union.
+type Mount struct {
+	fs     *FS
+	server *fuse.Server
+	point  string
+}
+
+// Start mounts a union on a directory. Serve must follow. It changes the umask of
+// the process: a user's is in each request. Needs root.
+func Start(opts aufs.Options, source, point string, debug bool) (*Mount, error) {
+	abs, err := filepath.Abs(point)
+	if err != nil {
+		return nil, fmt.Errorf("find mount point %s: %w", point, err)
+	}
+	f, err := New(opts)
+	if err != nil {
+		return nil, err
+	}
+	if opts.UDBA == aufs.UDBANotify {
+		if f.watch, err = newWatcher(); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("watch branches: %w", err)
+		}
+	}
+	unix.Umask(0)
+	srv, err := fuse.NewServer(f, abs, mountOptions(opts, source, debug))
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("mount union on %s: %w", point, err)
+	}
+	m := &Mount{fs: f, server: srv, point: abs}
+	m.readAhead()
+	return m, nil
+}
+
+// readBytes is how much the kernel asks for at a time.
+const readBytes = 1 << 20
+
+func mountOptions(opts aufs.Options, source string, debug bool) *fuse.MountOptions {
+	flags := uintptr(0)
+	for _, o := range opts.Flags {
+		flags |= mountFlags[o]
+	}
+	if flags == 0 {
+		flags = syscall.MS_MGC_VAL // go-fuse takes 0 for its own default
+	}
+	mo := &fuse.MountOptions{
+		AllowOther:        true,
+		Options:           []string{"default_permissions"},
+		FsName:            source,
+		Name:              "viv-union",
+		DirectMountStrict: true,
+		DirectMountFlags:  flags,
+		MaxBackground:     64,
+		MaxWrite:          readBytes,
+		EnableAcl:         true,
+		Debug:             debug,
+		Logger:            log.New(io.Discard, "", 0),
+		// A write's umask, a truncating open and the end of setuid bits come with
+		// the request that they belong to: none needs another one.
+		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT |
+			fuse.CAP_READDIRPLUS_AUTO,
+		EnableSymlinkCaching: opts.UDBA == aufs.UDBANone,
+	}
+	if debug {
+		mo.Logger = log.New(os.Stderr, "", log.Lmicroseconds)
+	}
+	return mo
+}
+
+var mountFlags = map[string]uintptr{
+	"ro": unix.MS_RDONLY, "nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "noexec": unix.MS_NOEXEC,
+	"noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME,
+}
+
+// readAhead lets the kernel read ahead as far as one request goes. It offers 128
+// KiB when a union is mounted; the number of the mount's device leads to the file
+// where it is changed.
+func (m *Mount) readAhead() {
+	dev, err := deviceOf(m.point)
+	if err == nil {
+		name := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(dev), unix.Minor(dev))
+		_ = os.WriteFile(name, []byte(strconv.Itoa(readBytes>>10)), 0)
+	}
+}
+
+// deviceOf is the device number of a mount point, without a request to what is
+// mounted there: it does not answer yet.
+func deviceOf(point string) (uint64, error) {
+	fd, err := unix.Open(point, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st)
+	return unix.Mkdev(st.Dev_major, st.Dev_minor), err
+}
+
+// Serve answers the kernel until the union is unmounted, and closes it.
+func (m *Mount) Serve() {
+	done := make(chan struct{})
+	if w := m.fs.watch; w != nil {
+		go func() {
+			defer close(done)
+			w.run(m.fs)
+			unix.Close(w.fd)
+			unix.Close(w.stop)
+		}()
+	} else {
+		close(done)
+	}
+	m.server.Serve()
+	if m.fs.watch != nil {
+		m.fs.watch.close()
+	}
+	<-done
+	m.fs.mu.Lock()
+	defer m.fs.mu.Unlock()
+	m.fs.Close()
+}
+
+// Detach takes the union out of the tree; Serve returns when nobody uses it any
+// more.
+func (m *Mount) Detach() error { return unix.Unmount(m.point, unix.MNT_DETACH) }
