@@ -82,7 +82,7 @@ func topVerbs() []verb {
 		{"cp", newCp}, {"diff", newDiff}, {"export", newExport}, {"events", newEvents}, {"version", newVersion}, {"info", newInfo},
 		{"images", newImages}, {"rmi", newRmi}, {"tag", newTag}, {"pull", newPull}, {"push", newPush}, {"load", newLoad}, {"save", newSave},
 		{"import", newImport}, {"build", newBuild}, {"commit", newCommit}, {"history", newHistory}, {"login", newLogin}, {"logout", newLogout},
-		{"container", newContainerGroup}, {"image", newImageGroup}, {"volume", newVolumeGroup}, {"system", newSystemGroup},
+		{"container", newContainerGroup}, {"image", newImageGroup}, {"volume", newVolumeGroup}, {"union", newUnionGroup}, {"system", newSystemGroup},
 		{"network", newNetworkGroup}, {"builder", newBuilderGroup}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
 	}
 }
