@@ -80,10 +80,10 @@ func topVerbs() []verb {
 		{"exec", newExec}, {"wait", newWait}, {"inspect", newInspect}, {"rename", newRename}, {"top", newTop},
 		{"stats", newStats}, {"pause", newPause}, {"unpause", newUnpause}, {"update", newUpdate}, {"port", newPort},
 		{"cp", newCp}, {"diff", newDiff}, {"export", newExport}, {"events", newEvents}, {"version", newVersion}, {"info", newInfo},
-		{"images", newImages}, {"rmi", newRmi}, {"tag", newTag}, {"pull", newPull}, {"push", newPush}, {"load", newLoad}, {"save", newSave},
+		{"images", newImages}, {"rmi", newRmi}, {"tag", newTag}, {"pull", newPull}, {"push", newPush}, {"copy", newCopy}, {"search", newSearch}, {"load", newLoad}, {"save", newSave},
 		{"import", newImport}, {"build", newBuild}, {"commit", newCommit}, {"history", newHistory}, {"login", newLogin}, {"logout", newLogout},
 		{"container", newContainerGroup}, {"image", newImageGroup}, {"volume", newVolumeGroup}, {"union", newUnionGroup}, {"system", newSystemGroup},
-		{"network", newNetworkGroup}, {"builder", newBuilderGroup}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
+		{"network", newNetworkGroup}, {"builder", newBuilderGroup}, {"manifest", newManifestGroup}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
 	}
 }
 

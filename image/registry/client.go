@@ -86,6 +86,8 @@ type access struct {
 	push     bool
 	// also are more repositories of the registry, which are only read.
 	also []string
+	// catalog: the registry is asked for its repositories, and not one of them.
+	catalog bool
 }
 
 func newClient(ctx context.Context, ref image.Reference, as access) (*client, error) {
@@ -167,6 +169,9 @@ func (c *client) bound(ctx context.Context) (context.Context, context.CancelFunc
 
 // scopes are what a token is asked for (distribution's token scope grammar).
 func (as access) scopes(path string) []string {
+	if as.catalog {
+		return []string{transport.CatalogScope}
+	}
 	action := transport.PullScope
 	if as.push {
 		action = transport.PushScope // "push,pull"

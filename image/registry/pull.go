@@ -203,7 +203,7 @@ func (p *puller) findManifest(ctx context.Context) error {
 	if p.ref.Digest != "" {
 		what = p.ref.Digest
 	}
-	raw, kind, err := p.getManifest(ctx, what, digest.Digest(p.ref.Digest))
+	raw, kind, err := p.c.getManifest(ctx, what, digest.Digest(p.ref.Digest))
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func (p *puller) findManifest(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if raw, kind, err = p.getManifest(ctx, string(d.Digest), d.Digest); err != nil {
+		if raw, kind, err = p.c.getManifest(ctx, string(d.Digest), d.Digest); err != nil {
 			return err
 		}
 	}
@@ -237,15 +237,15 @@ var acceptManifests = strings.Join([]string{
 
 // getManifest fetches and verifies one manifest; want is empty if only a tag
 // is known.
-func (p *puller) getManifest(ctx context.Context, what string, want digest.Digest) ([]byte, string, error) {
-	resp, err := p.c.get(ctx, "manifests", what, http.Header{"Accept": {acceptManifests}}, http.StatusOK)
+func (c *client) getManifest(ctx context.Context, what string, want digest.Digest) ([]byte, string, error) {
+	resp, err := c.get(ctx, "manifests", what, http.Header{"Accept": {acceptManifests}}, http.StatusOK)
 	if err != nil {
 		return nil, "", err
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
 	if err != nil {
-		return nil, "", p.c.explain("get manifest "+what, err)
+		return nil, "", c.explain("get manifest "+what, err)
 	}
 	if len(raw) > maxManifest {
 		return nil, "", fmt.Errorf("get manifest %s: %w: more than %d bytes", what, store.ErrTooLong, maxManifest)

@@ -113,7 +113,7 @@ func (r requirement) verify(ref image.Reference, d digest.Digest, s signature) e
 
 // signatures fetches what is attached to a digest; nothing is no error.
 func (p *puller) signatures(ctx context.Context, d digest.Digest) ([]signature, error) {
-	raw, kind, err := p.getManifest(ctx, "sha256-"+d.Encoded()+".sig", "")
+	raw, kind, err := p.c.getManifest(ctx, "sha256-"+d.Encoded()+".sig", "")
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}

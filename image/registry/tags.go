@@ -2,14 +2,10 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 
 	"vivarium/image"
-	"vivarium/image/store"
 )
 
 const (
@@ -73,23 +69,12 @@ func (c *client) tagPage(ctx context.Context, last string) (list []string, more 
 	if last != "" {
 		q.Set("last", last)
 	}
-	resp, err := c.getURL(ctx, c.url("tags", "list")+"?"+q.Encode(), "get the list of tags", nil, http.StatusOK)
-	if err != nil {
-		return nil, false, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
-	if err != nil {
-		return nil, false, c.explain("get the list of tags", err)
-	}
-	if len(b) > maxManifest {
-		return nil, false, fmt.Errorf("get the list of tags: %w: more than %d bytes", store.ErrTooLong, maxManifest)
-	}
 	var page struct {
 		Tags []string `json:"tags"`
 	}
-	if err := json.Unmarshal(b, &page); err != nil {
-		return nil, false, fmt.Errorf("get the list of tags: %w: %v", ErrRegistry, err)
+	head, err := c.getJSON(ctx, c.url("tags", "list")+"?"+q.Encode(), "get the list of tags", &page)
+	if err != nil {
+		return nil, false, err
 	}
-	return page.Tags, resp.Header.Get("Link") != "", nil
+	return page.Tags, head.Get("Link") != "", nil
 }
