@@ -11,9 +11,14 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"vivarium/sandbox/namespace"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	namespace.Main() // in a process that is to become the command of `viv ns run`
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
 
 // run runs one command line and gives its exit code.
 func run(args []string, in, out, errOut *os.File) int {
@@ -83,7 +88,7 @@ func topVerbs() []verb {
 		{"images", newImages}, {"rmi", newRmi}, {"tag", newTag}, {"pull", newPull}, {"push", newPush}, {"copy", newCopy}, {"search", newSearch}, {"load", newLoad}, {"save", newSave},
 		{"import", newImport}, {"build", newBuild}, {"commit", newCommit}, {"history", newHistory}, {"login", newLogin}, {"logout", newLogout},
 		{"container", newContainerGroup}, {"image", newImageGroup}, {"volume", newVolumeGroup}, {"union", newUnionGroup}, {"system", newSystemGroup},
-		{"network", newNetworkGroup}, {"builder", newBuilderGroup}, {"manifest", newManifestGroup}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
+		{"network", newNetworkGroup}, {"builder", newBuilderGroup}, {"manifest", newManifestGroup}, {"ns", newNsGroup}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
 	}
 }
 

@@ -16,7 +16,7 @@ func newCopy(a *app) *cobra.Command {
 	var quiet bool
 	c := &cobra.Command{
 		Use: "copy [OPTIONS] SOURCE TARGET", Short: "Copy an image from one registry to another", Args: exactArgs(2),
-		Long: "Copy an image, or an index with all its images, from one repository to another. Nothing is unpacked or kept here, and\n" +
+		Long: "Copy an image from one registry to another, or an index with all its images. Nothing is unpacked or kept here, and\n" +
 			"manifests stay as they are. What the registry has already is mounted, and not sent.",
 	}
 	fs := c.Flags()

@@ -24,7 +24,7 @@ func newSearch(a *app) *cobra.Command {
 		headers: headers{"Name": "NAME", "Description": "DESCRIPTION", "StarCount": "STARS", "IsOfficial": "OFFICIAL", "IsAutomated": "AUTOMATED"}}
 	c := &cobra.Command{
 		Use: "search [OPTIONS] TERM", Short: "Search Docker Hub, or another registry, for images", Args: exactArgs(1),
-		Long: "Search Docker Hub for images. HOST/TERM asks another registry: by its search, or if it has none by the list of its repositories.",
+		Long: "Search Docker Hub, or another registry, for images. HOST/TERM asks another registry: by its search, or if it has none by the list of its repositories.",
 	}
 	fs := c.Flags()
 	fs.StringArrayVarP(&filters, "filter", "f", nil, "filter output (stars=N, is-official=true|false, is-automated=true|false)")

@@ -1,0 +1,389 @@
+package namespace
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Map maps ids of a new user namespace to ids outside of it.
+type Map struct{ Inside, Outside, Count int }
+
+// Command is a command to be run in new namespaces.
+type Command struct {
+	Args []string // the first is looked for in PATH
+	New  []Kind
+	// Persist binds namespaces to files, which are made: they stay when the last
+	// process has ended, until the files are unmounted.
+	Persist map[Kind]string
+
+	UIDs, GIDs []Map // of a new user namespace; none: it has no ids
+	// Setgroups allows setgroups(2) in a new user namespace (user_namespaces(7)).
+	Setgroups bool
+
+	// Propagation is that of all mounts in a new mount namespace: "private" (or ""),
+	// "slave", "shared", or "unchanged".
+	Propagation string
+	MountProc   string // where a proc of the new PID namespace is mounted; "" for nowhere
+	Root        string // becomes the root directory; "" to keep it
+	Dir         string // working directory, in Root; "" to keep it
+	UID, GID    *int   // to become, in the namespace
+
+	Monotonic, Boottime int64 // offsets of the clocks of a new time namespace, seconds
+	// KillWithParent ends the command when who has started it ends.
+	KillWithParent syscall.Signal
+}
+
+// stage0 names a process that is to become the command: see Main.
+const stage0 = "viv-namespace"
+
+// init keeps the main goroutine of such a process on the main thread: offsets of
+// clocks can only be written for that.
+func init() {
+	if len(os.Args) == 1 && os.Args[0] == stage0 {
+		runtime.LockOSThread()
+	}
+}
+
+// Main has to be the first thing that a program calls that calls Run: a process that
+// runs in new namespaces has work to do in them before it becomes the command, and
+// is this program once more until then. It returns at once otherwise.
+func Main() {
+	if len(os.Args) != 1 || os.Args[0] != stage0 {
+		return
+	}
+	err := become()
+	code := 1
+	var failed *execError
+	if errors.As(err, &failed) {
+		code = 126
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
+			code = 127
+		}
+	}
+	fmt.Fprintln(os.Stderr, "viv:", err)
+	os.Exit(code)
+}
+
+// Run runs a command with the descriptors 0, 1 and 2, and gives its exit code: 128
+// and the number of the signal that has ended it. Signals that come meanwhile are
+// passed on to it.
+func (c Command) Run() (int, error) {
+	if len(c.Args) == 0 {
+		return 0, errors.New("there is no command")
+	}
+	if err := c.check(); err != nil {
+		return 0, err
+	}
+	config, err := json.Marshal(c)
+	if err != nil {
+		return 0, err
+	}
+	in, out, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer out.Close()
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{stage0}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: []*os.File{in}}
+	cmd.SysProcAttr = c.attributes()
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
+	defer signal.Stop(signals)
+	runtime.LockOSThread() // the signal at a parent's end is one at its thread's (prctl(2))
+	defer runtime.UnlockOSThread()
+	err = cmd.Start()
+	in.Close()
+	if err != nil {
+		return 0, fmt.Errorf("make the namespaces: %w", err)
+	}
+	if err := c.persist(cmd.Process.Pid); err != nil {
+		out.Close() // it waits for more, and ends
+		_ = cmd.Wait()
+		return 0, err
+	}
+	// The process waits for this: until now it was only born.
+	if _, err := out.Write(config); err != nil {
+		_ = cmd.Wait()
+		return 0, fmt.Errorf("start the command: %w", err)
+	}
+	out.Close()
+	ended := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case s := <-signals:
+				// From the terminal it has come to the command, too.
+				if s != unix.SIGINT && s != unix.SIGQUIT {
+					_ = cmd.Process.Signal(s)
+				}
+			case <-ended:
+				return
+			}
+		}
+	}()
+	err = cmd.Wait()
+	close(ended)
+	return exitCode(cmd, err)
+}
+
+func exitCode(cmd *exec.Cmd, err error) (int, error) {
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return 0, err
+	}
+	if st, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+		return 128 + int(st.Signal()), nil
+	}
+	return cmd.ProcessState.ExitCode(), nil
+}
+
+func (c *Command) has(k Kind) bool {
+	for _, n := range c.New {
+		if n == k {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Command) check() error {
+	if (len(c.UIDs) > 0 || len(c.GIDs) > 0) && !c.has(User) {
+		return errors.New("ids are mapped in a new user namespace only")
+	}
+	if (c.Monotonic != 0 || c.Boottime != 0) && !c.has(Time) {
+		return errors.New("clocks are shifted in a new time namespace only")
+	}
+	if _, err := propagation(c.Propagation); err != nil {
+		return err
+	}
+	for k := range c.Persist {
+		if !c.has(k) {
+			return fmt.Errorf("a %s namespace that is not new cannot be kept", k)
+		}
+	}
+	return nil
+}
+
+// attributes are what the clone does; a time namespace is for children only, and
+// comes later.
+func (c *Command) attributes() *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Pdeathsig: c.KillWithParent, GidMappingsEnableSetgroups: c.Setgroups}
+	for _, k := range c.New {
+		if k != Time {
+			a.Cloneflags |= k.Flag()
+		}
+	}
+	if c.has(User) && (c.UID != nil || c.GID != nil) {
+		// Before this program is executed there: whoever has no id in the user
+		// namespace loses his rights in it by that (capabilities(7)).
+		a.Credential = &syscall.Credential{NoSetGroups: !c.Setgroups}
+		if c.UID != nil {
+			a.Credential.Uid = uint32(*c.UID)
+		}
+		if c.GID != nil {
+			a.Credential.Gid = uint32(*c.GID)
+		}
+	}
+	for _, m := range c.UIDs {
+		a.UidMappings = append(a.UidMappings, syscall.SysProcIDMap{ContainerID: m.Inside, HostID: m.Outside, Size: m.Count})
+	}
+	for _, m := range c.GIDs {
+		a.GidMappings = append(a.GidMappings, syscall.SysProcIDMap{ContainerID: m.Inside, HostID: m.Outside, Size: m.Count})
+	}
+	return a
+}
+
+func (c *Command) persist(pid int) error {
+	for k, at := range c.Persist {
+		f, err := os.OpenFile(at, os.O_CREATE|os.O_RDONLY, 0o644)
+		if err != nil {
+			return fmt.Errorf("keep the %s namespace: %w", k, err)
+		}
+		f.Close()
+		if err := unix.Mount(file(pid, k), at, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("keep the %s namespace at %s: %w", k, at, err)
+		}
+	}
+	return nil
+}
+
+func propagation(name string) (uintptr, error) {
+	switch name {
+	case "", "private":
+		return unix.MS_REC | unix.MS_PRIVATE, nil
+	case "slave":
+		return unix.MS_REC | unix.MS_SLAVE, nil
+	case "shared":
+		return unix.MS_REC | unix.MS_SHARED, nil
+	case "unchanged":
+		return 0, nil
+	}
+	return 0, fmt.Errorf("propagation %q is not known: there are private, slave, shared and unchanged", name)
+}
+
+// become is the process in the new namespaces, until it is the command.
+func become() error {
+	in := os.NewFile(3, "config")
+	config, err := io.ReadAll(in)
+	in.Close()
+	if err != nil {
+		return err
+	}
+	if len(config) == 0 {
+		os.Exit(1) // who started us has said why
+	}
+	var c Command
+	if err := json.Unmarshal(config, &c); err != nil {
+		return err
+	}
+	if c.has(Time) {
+		return c.inTime()
+	}
+	return c.setUp()
+}
+
+// inTime makes a time namespace and runs the command as a child, which is in it:
+// the offsets can be set only as long as nobody is (time_namespaces(7)).
+func (c *Command) inTime() error {
+	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
+		return fmt.Errorf("make a time namespace: %w", err)
+	}
+	for clock, seconds := range map[string]int64{"monotonic": c.Monotonic, "boottime": c.Boottime} {
+		if seconds == 0 {
+			continue
+		}
+		if err := os.WriteFile("/proc/self/timens_offsets", fmt.Appendf(nil, "%s %d 0\n", clock, seconds), 0); err != nil {
+			return fmt.Errorf("shift the clock %s: %w", clock, err)
+		}
+	}
+	var rest []Kind
+	for _, k := range c.New {
+		if k != Time {
+			rest = append(rest, k)
+		}
+	}
+	child := *c
+	child.New, child.Monotonic, child.Boottime = rest, 0, 0
+	config, err := json.Marshal(child)
+	if err != nil {
+		return err
+	}
+	in, out, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{stage0}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: []*os.File{in},
+		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	in.Close()
+	if _, err := out.Write(config); err != nil {
+		return err
+	}
+	out.Close()
+	code, err := exitCode(cmd, cmd.Wait())
+	if err == nil {
+		os.Exit(code)
+	}
+	return err
+}
+
+// setUp does what has to be done inside, and executes the command.
+func (c *Command) setUp() error {
+	if c.has(Mount) {
+		flags, err := propagation(c.Propagation)
+		if err != nil {
+			return err
+		}
+		if flags != 0 {
+			if err := unix.Mount("none", "/", "", flags, ""); err != nil {
+				return fmt.Errorf("change the propagation of the mounts: %w", err)
+			}
+		}
+	}
+	if c.Root != "" {
+		if err := unix.Chroot(c.Root); err != nil {
+			return fmt.Errorf("change the root directory to %s: %w", c.Root, err)
+		}
+		if err := unix.Chdir("/"); err != nil {
+			return err
+		}
+	}
+	if c.MountProc != "" {
+		if err := unix.Mount("proc", c.MountProc, "proc", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, ""); err != nil {
+			return fmt.Errorf("mount proc on %s: %w", c.MountProc, err)
+		}
+	}
+	if c.Dir != "" {
+		if err := unix.Chdir(c.Dir); err != nil {
+			return fmt.Errorf("change the directory to %s: %w", c.Dir, err)
+		}
+	}
+	if err := c.identity(); err != nil {
+		return err
+	}
+	path, err := lookPath(c.Args[0])
+	if err == nil {
+		err = syscall.Exec(path, c.Args, os.Environ())
+	}
+	return &execError{c.Args[0], err}
+}
+
+// execError says that the command itself could not be executed.
+type execError struct {
+	name string
+	err  error
+}
+
+func (e *execError) Error() string { return "execute " + e.name + ": " + e.err.Error() }
+func (e *execError) Unwrap() error { return e.err }
+
+func (c *Command) identity() error {
+	if c.GID != nil {
+		if err := syscall.Setgroups(nil); err != nil && !errors.Is(err, unix.EPERM) { // denied in some user namespaces
+			return fmt.Errorf("give up the groups: %w", err)
+		}
+		if err := syscall.Setgid(*c.GID); err != nil {
+			return fmt.Errorf("become group %d: %w", *c.GID, err)
+		}
+	}
+	if c.UID != nil {
+		if err := syscall.Setuid(*c.UID); err != nil {
+			return fmt.Errorf("become user %d: %w", *c.UID, err)
+		}
+	}
+	return nil
+}
+
+// lookPath finds a command as execvp(3) does.
+func lookPath(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if errors.Is(err, exec.ErrDot) {
+		err = nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if filepath.IsAbs(path) {
+		return path, nil
+	}
+	return "./" + path, nil
+}
+
+// Shell is the command that is run when none is given: the user's shell.
+func Shell() []string {
+	if shell := os.Getenv("SHELL"); shell != "" {
+		return []string{shell}
+	}
+	return []string{"/bin/sh"}
+}
