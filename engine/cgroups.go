@@ -109,8 +109,8 @@ func (p lackProbe) file(controller, v1, v2 string) bool {
 	return false
 }
 
-// cgroupPath is where the container's groups are below each mount point.
-func (c *Container) cgroupPath() string {
+// CgroupPath is where the container's groups are below each mount point.
+func (c *Container) CgroupPath() string {
 	parent := c.Options.HostConfig.CgroupParent
 	if parent == "" {
 		parent = defaultCgroupParent
@@ -124,7 +124,7 @@ func (e *Engine) cgroup(c *Container) (handle.Handle, error) {
 	if err != nil {
 		return handle.Handle{}, err
 	}
-	return l.Handle(c.cgroupPath())
+	return l.Handle(c.CgroupPath())
 }
 
 // procs lists the container's processes.
@@ -233,7 +233,7 @@ func (e *Engine) checkCgroup(id string, repair bool) *Finding {
 	if e.aliveNow(id) {
 		return nil
 	}
-	f := &Finding{Object: "control group " + c.cgroupPath(), Problem: "is left of a container that does not run"}
+	f := &Finding{Object: "control group " + c.CgroupPath(), Problem: "is left of a container that does not run"}
 	if repair {
 		f.Err = e.removeCgroups(c)
 		f.Repaired = f.Err == nil

@@ -178,7 +178,7 @@ func containerAccounts(st wire.Status) (passwd, group []byte, err error) {
 
 func execTarget(r *run, st wire.Status) (plan.ExecTarget, error) {
 	t := plan.ExecTarget{Pid: st.Pid}
-	h, err := r.layout.Handle(r.c.cgroupPath())
+	h, err := r.layout.Handle(r.c.CgroupPath())
 	if err != nil {
 		return t, err
 	}

@@ -138,7 +138,7 @@ func (e *Engine) sample(c *Container, st wire.Status) (Sample, error) {
 	if err != nil {
 		return s, err
 	}
-	u, err := cgroup.ReadStats(*l, c.cgroupPath())
+	u, err := cgroup.ReadStats(*l, c.CgroupPath())
 	if err != nil {
 		return s, fmt.Errorf("read the figures of container %s: %w", c.Name, err)
 	}

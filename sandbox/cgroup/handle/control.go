@@ -132,14 +132,19 @@ func (h Handle) killUnified(end time.Time) error {
 	return h.killRounds(end)
 }
 
-// leaveFreezers takes the processes that somebody has put into another v1 freezer
-// back into the container's own, which is thawed: in one that is frozen they would
+// leaveFreezers takes the processes that are in another v1 freezer, also one below
+// the container's own, into that, which is thawed: in one that is frozen they would
 // not even die. One that cannot be moved is waited for like any other.
 func (h Handle) leaveFreezers() {
 	if h.Freezer == "" {
 		return
 	}
-	own, err := Handle{V1: []string{h.Freezer}}.Procs()
+	dir, err := openAt(unix.AT_FDCWD, h.Freezer)
+	if err != nil {
+		return
+	}
+	own, err := procs(dir)
+	dir.Close()
 	if err != nil {
 		return
 	}

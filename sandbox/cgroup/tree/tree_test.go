@@ -1,0 +1,123 @@
+package tree
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+
+	"vivarium/sandbox/cgroup"
+)
+
+// v1 is a directory that looks like a v1 hierarchy with the group /a.
+func v1(t *testing.T, files map[string]string) Group {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "a"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, "a", name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := cgroup.Layout{Hierarchies: []cgroup.Hierarchy{{Mount: dir, Controllers: []string{"cpu", "memory", "freezer"}}}}
+	g, err := Open(l, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func TestBytes(t *testing.T) {
+	for in, want := range map[string]string{"1": "1", "2k": "2048", "100M": "104857600", "1GiB": "1073741824", "3tb": "3298534883328", "max": "max", " 7 ": "7"} {
+		if got, err := Bytes(in); got != want || err != nil {
+			t.Errorf("%q: %q %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "M", "-1", "1.5G", "9999999999T", "x"} {
+		if got, err := Bytes(in); err == nil {
+			t.Errorf("%q is %q", in, got)
+		}
+	}
+}
+
+func TestNamesOnV1(t *testing.T) {
+	g := v1(t, map[string]string{"memory.limit_in_bytes": "9223372036854771712\n", "memory.memsw.limit_in_bytes": "0", "cpu.shares": "1024\n",
+		"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n", "freezer.state": "THAWED\n", "raw.file": "x\n"})
+	dir := g.Dirs()[0].Path
+	for name, want := range map[string]string{"memory.max": "max", "cpu.weight": "100", "cpu.max": "max 100000", "cgroup.freeze": "0", "raw.file": "x"} {
+		if got, _, err := g.Get(name); got != want || err != nil {
+			t.Errorf("%s: %q %v, want %q", name, got, err, want)
+		}
+	}
+	for _, c := range []struct {
+		name, value string
+		want        []Step
+	}{
+		{"memory.max", "1K", []Step{{"write", dir + "/memory.limit_in_bytes", "1024"}}},
+		{"memory.max", "max", []Step{{"write", dir + "/memory.limit_in_bytes", "-1"}}},
+		{"cpu.weight", "100", []Step{{"write", dir + "/cpu.shares", "1024"}}},
+		{"cpu.weight", "1", []Step{{"write", dir + "/cpu.shares", "10"}}},
+		{"cpu.max", "max", []Step{{"write", dir + "/cpu.cfs_quota_us", "-1"}}},
+		{"cpu.max", "5 10", []Step{{"write", dir + "/cpu.cfs_period_us", "10"}, {"write", dir + "/cpu.cfs_quota_us", "5"}}},
+		{"cgroup.freeze", "1", []Step{{"write", dir + "/freezer.state", "FROZEN"}}},
+		{"raw.file", "as it is", []Step{{"write", dir + "/raw.file", "as it is"}}},
+	} {
+		if got, err := g.Set(c.name, c.value); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s=%s: %v %v, want %v", c.name, c.value, got, err, c.want)
+		}
+	}
+	for name, value := range map[string]string{"memory.swap.max": "1M", "cpu.max": "1 max", "cgroup.freeze": "2", "pids.max": "1", "..": "x", "a/b": "x", "": "x"} {
+		if got, err := g.Set(name, value); err == nil {
+			t.Errorf("%s=%s: %v", name, value, got)
+		}
+	}
+	if _, err := (Group{Layout: g.Layout, Path: "/none"}).Set("memory.max", "1"); !errors.Is(err, ErrNone) {
+		t.Errorf("a group that is not there: %v", err)
+	}
+}
+
+func TestCreateSteps(t *testing.T) {
+	g := v1(t, nil)
+	mount := g.Layout.Hierarchies[0].Mount
+	deep := Group{Layout: g.Layout, Path: "/a/b/c"}
+	steps, err := deep.Create([]string{"memory"})
+	if err != nil || !slices.Equal(steps, []Step{{Op: "mkdir", Path: mount + "/a/b"}, {Op: "mkdir", Path: mount + "/a/b/c"}}) {
+		t.Errorf("%v %v", steps, err)
+	}
+	if _, err := deep.Create([]string{"moon"}); err == nil {
+		t.Error("a controller that nobody has")
+	}
+	if err := Do(steps); err != nil {
+		t.Fatal(err)
+	}
+	steps, err = g.Remove(true)
+	if err != nil || !slices.Equal(steps, []Step{{Op: "rmdir", Path: mount + "/a/b/c"}, {Op: "rmdir", Path: mount + "/a/b"}, {Op: "rmdir", Path: mount + "/a"}}) {
+		t.Errorf("%v %v", steps, err)
+	}
+	if err := Do(steps); err != nil {
+		t.Error(err)
+	}
+	if _, err := Open(g.Layout, "/a/../../etc"); !errors.Is(err, cgroup.ErrPath) {
+		t.Errorf("a path that leads out: %v", err)
+	}
+	if err := Do([]Step{{Op: "write", Path: mount + "/new", Value: "x"}}); err == nil {
+		t.Error("a file was made")
+	}
+}
+
+// TestWeights: what was set is read back, as near as shares allow.
+func TestWeights(t *testing.T) {
+	for w := 1; w <= 10000; w += 7 {
+		shares, err := weightToShares(Group{}, "", strconv.Itoa(w))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sharesToWeight(shares); got != strconv.Itoa(w) {
+			t.Errorf("weight %d is %s shares, and those %s", w, shares, got)
+		}
+	}
+}
