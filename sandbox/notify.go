@@ -55,7 +55,6 @@ func (l *launch) showNotify() error {
 // Notify is the socket at which a container's command says that it is ready.
 type Notify struct {
 	fd   int
-	path string
 	host string
 }
 

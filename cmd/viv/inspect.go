@@ -12,13 +12,17 @@ import (
 
 func newInspect(a *app) *cobra.Command {
 	var format, kind string
-	var size bool
+	var size, anatomy bool
 	c := &cobra.Command{Use: "inspect [OPTIONS] NAME|ID [NAME|ID...]", Short: "Return low-level information on containers, images and volumes", Args: minArgs(1)}
 	fs := c.Flags()
 	fs.StringVarP(&format, "format", "f", "", "a Go template or json")
 	fs.BoolVarP(&size, "size", "s", false, "display total file sizes if the type is container")
 	fs.StringVar(&kind, "type", "", "only inspect objects of this type: container, image or volume")
+	fs.BoolVar(&anatomy, "anatomy", false, "take containers apart: namespaces, control groups, union, rights and mounts, made for reading")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if anatomy {
+			return a.anatomy(cmd, args, format)
+		}
 		e, err := a.engine()
 		if err != nil {
 			return err

@@ -3,9 +3,11 @@ package tree
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"vivarium/sandbox/cgroup"
@@ -119,5 +121,30 @@ func TestWeights(t *testing.T) {
 		if got := sharesToWeight(shares); got != strconv.Itoa(w) {
 			t.Errorf("weight %d is %s shares, and those %s", w, shares, got)
 		}
+	}
+}
+
+// TestExampleLimit: what wants more memory than the example's limit is killed, and
+// the group is gone afterwards.
+func TestExampleLimit(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes a control group")
+	}
+	program := filepath.Join(t.TempDir(), "limit")
+	build := exec.Command("go", "build", "-o", program, "vivarium/examples/limit")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Skipf("no Go here: %v %s", err, out)
+	}
+	for _, c := range []struct {
+		size string
+		want string
+	}{{"10M", "rmdir "}, {"200M", "the command ended with: signal: killed"}} {
+		out, err := exec.Command(program, "dd", "if=/dev/zero", "of=/dev/null", "bs="+c.size, "count=1").CombinedOutput()
+		if !strings.Contains(string(out), c.want) || (err != nil) != (c.size == "200M") || !strings.Contains(string(out), "memory") {
+			t.Errorf("%s: %v %s", c.size, err, out)
+		}
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/limit-*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
 	}
 }
