@@ -88,7 +88,7 @@ func topVerbs() []verb {
 		{"images", newImages}, {"rmi", newRmi}, {"tag", newTag}, {"pull", newPull}, {"push", newPush}, {"copy", newCopy}, {"search", newSearch}, {"load", newLoad}, {"save", newSave},
 		{"import", newImport}, {"build", newBuild}, {"commit", newCommit}, {"history", newHistory}, {"login", newLogin}, {"logout", newLogout},
 		{"container", newContainerGroup}, {"image", newImageGroup}, {"volume", newVolumeGroup}, {"union", newUnionGroup}, {"system", newSystemGroup},
-		{"network", newNetworkGroup}, {"builder", newBuilderGroup}, {"manifest", newManifestGroup}, {"ns", newNsGroup}, {"cgroup", newCgroupGroup}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
+		{"network", newNetworkGroup}, {"builder", newBuilderGroup}, {"manifest", newManifestGroup}, {"ns", newNsGroup}, {"cgroup", newCgroupGroup}, {"lab", newLab}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
 	}
 }
 
