@@ -31,7 +31,7 @@ func newVolumeGroup(a *app) *cobra.Command {
 
 func newSystemGroup(a *app) *cobra.Command {
 	return group(a, "Manage the engine", []verb{
-		{"check", newCheck}, {"df", newDf}, {"events", newEvents}, {"info", newInfo}, {"prune", newSystemPrune},
+		{"check", newCheck}, {"df", newDf}, {"events", newEvents}, {"info", newInfo}, {"prune", newSystemPrune}, {"reset", newSystemReset},
 	})
 }
 

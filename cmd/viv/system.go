@@ -194,6 +194,27 @@ func newDf(a *app) *cobra.Command {
 	return c
 }
 
+func newSystemReset(a *app) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "reset [OPTIONS]", Short: "Remove everything that the engine has made on this machine", Args: noArgs,
+		Long: "Remove everything that the engine has made on this machine: all containers, also those that run, all images and volumes, the\n" +
+			"build cache, the bridge with its firewall table, and its control groups.",
+	}
+	c.Flags().BoolVarP(&force, "force", "f", false, "do not prompt for confirmation")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if !force && !a.confirm("WARNING! This will remove all containers, images, volumes and networks, and the build cache.") {
+			return nil
+		}
+		e, err := a.engine()
+		if err != nil {
+			return err
+		}
+		return e.Reset(cmd.Context())
+	}
+	return c
+}
+
 func newSystemPrune(a *app) *cobra.Command {
 	var all, force, volumes bool
 	var filters []string

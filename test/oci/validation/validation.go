@@ -197,6 +197,12 @@ if [ "$hide" = hide ] && mountpoint -q /sys/fs/cgroup/unified; then
 	# The runtimes would make directories on what is below, which is the host's.
 	mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup/unified
 fi
+# crun gives its standard descriptors to the user of the container, and programs have
+# /dev/null there: the machine's is not to change hands.
+mkdir /run/dev
+mount -t tmpfs -o mode=755 tmpfs /run/dev
+mknod -m 666 /run/dev/null c 1 3
+mount --bind /run/dev/null /dev/null
 mkdir /run/oci
 "$program"
 code=$?
