@@ -361,16 +361,17 @@ func newNsRun(*app) *cobra.Command {
 				o.New = append(o.New, k)
 			}
 		}
-		code, err := o.Run()
-		if err != nil {
-			return err
-		}
-		if code != 0 {
-			return exitError{code}
-		}
-		return nil
+		return ended(o.Run())
 	}
 	return c
+}
+
+// ended gives the exit code of a command on.
+func ended(code int, err error) error {
+	if err == nil && code != 0 {
+		err = exitError{code}
+	}
+	return err
 }
 
 func mappings(word string, own int, ranges []string) ([]namespace.Map, error) {
@@ -465,14 +466,7 @@ func newNsEnter(a *app) *cobra.Command {
 			return err
 		}
 		entry.UID, entry.GID = small(uid), small(gid)
-		code, err := entry.Run()
-		if err != nil {
-			return err
-		}
-		if code != 0 {
-			return exitError{code}
-		}
-		return nil
+		return ended(entry.Run())
 	}
 	return c
 }
