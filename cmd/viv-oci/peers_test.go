@@ -596,3 +596,28 @@ func TestKillCreated(t *testing.T) {
 	b.wantStatus("stopped")
 	b.must("delete", b.id)
 }
+
+// TestNoSwap: a sum of memory and swap of 0, without a limit of memory, is no swap.
+func TestNoSwap(t *testing.T) {
+	ours(t, "runc passes it over")
+	const root = "/sys/fs/cgroup"
+	if _, err := os.Stat(root + "/cgroup.controllers"); err != nil {
+		t.Skip("needs cgroup v2: v1 has the sum alone")
+	}
+	b := newBox(t, "sleep", "1000")
+	none := int64(0)
+	b.spec.Linux.Resources.Memory = &specs.LinuxMemory{Swap: &none}
+	b.save()
+	b.detached()
+	got, err := os.ReadFile(filepath.Join(root, b.id, "memory.swap.max"))
+	if err == nil && strings.TrimSpace(string(got)) != "0" || err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%q %v", got, err)
+	}
+	b.spec.Linux.Resources.Memory = nil
+	for key, words := range map[string]string{"foo.bar": "the requested cgroup controller `foo` is not available", "NOT-A-KEY": "the specified key has not the form CONTROLLER.VALUE `NOT-A-KEY`"} {
+		b.must("delete", "--force", b.id)
+		b.spec.Linux.Resources.Unified = map[string]string{key: "1"}
+		b.save()
+		b.fails(1, words, "run", "-b", b.bundle, b.id)
+	}
+}

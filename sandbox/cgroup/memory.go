@@ -14,6 +14,10 @@ func (g group) read(file string) string {
 // unset says whether an optional number asks for nothing. 0 does, as in runc.
 func unset(n *int64) bool { return n == nil || *n == 0 }
 
+// noSwap says whether a memory section limits swap to nothing, and nothing else: so
+// crun reads a sum of 0 without a limit of memory. Beside a limit 0 asks for nothing.
+func noSwap(r *specs.LinuxMemory) bool { return r.Swap != nil && *r.Swap == 0 && r.Limit == nil }
+
 func (c *compiler) memory(r *specs.LinuxMemory) {
 	//lint:ignore SA1019 a spec may have it, and then its user is told
 	if !unset(r.Kernel) {
@@ -21,7 +25,7 @@ func (c *compiler) memory(r *specs.LinuxMemory) {
 		// kernel has it: since 5.16 a write gives EOPNOTSUPP.
 		c.setup.Warnings = append(c.setup.Warnings, "kernel memory limit is left out: it is deprecated and kernels no longer have it")
 	}
-	if unset(r.Limit) && unset(r.Swap) && unset(r.Reservation) && unset(r.KernelTCP) &&
+	if unset(r.Limit) && unset(r.Swap) && !noSwap(r) && unset(r.Reservation) && unset(r.KernelTCP) &&
 		r.Swappiness == nil && r.DisableOOMKiller == nil && r.UseHierarchy == nil {
 		return
 	}
@@ -186,6 +190,8 @@ func (g group) memoryV2(r *specs.LinuxMemory) {
 func (g group) swapV2(r *specs.LinuxMemory) {
 	swap := int64(-1)
 	switch {
+	case noSwap(r):
+		swap = 0
 	case unset(r.Swap) && (unset(r.Limit) || *r.Limit != -1):
 		return
 	case unset(r.Swap): // no limit on memory
@@ -205,7 +211,7 @@ func (g group) swapV2(r *specs.LinuxMemory) {
 		swap = *r.Swap - *memory
 	}
 	if !g.has("memory.swap.max", "memory.max", true) {
-		if !unset(r.Swap) {
+		if !unset(r.Swap) || noSwap(r) {
 			g.c.lack("memory swap limit", "the kernel does not account swap (CONFIG_SWAP, swapaccount=1)")
 		}
 		return

@@ -337,13 +337,13 @@ func (c *compiler) unified(files map[string]string) {
 		option := fmt.Sprintf("unified resource %q", file)
 		switch {
 		case !ok || controller == "" || rest == "" || strings.ContainsAny(file, "/\n\x00"):
-			c.fail("%s is no name of a cgroup file", option)
+			c.fail("%s is no name of a cgroup file: the specified key has not the form CONTROLLER.VALUE `%s`", option, file)
 			continue
 		case slices.Contains(notResources, file):
 			c.fail("%s is not a resource but changes processes or the tree of cgroups", option)
 			continue
 		case controller != "cgroup" && !slices.Contains(h.Controllers, controller):
-			c.lack(option, fmt.Sprintf("invalid configuration, the v2 hierarchy does not have the controller %q", controller))
+			c.lack(option, fmt.Sprintf("invalid configuration, the requested cgroup controller `%s` is not available in the v2 hierarchy", controller))
 			continue
 		}
 		if controller != "cgroup" {

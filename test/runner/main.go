@@ -224,7 +224,7 @@ func linking(list, dep string) map[string]bool {
 }
 
 func (r *run) blackbox() error {
-	return r.onBinaries("./test/blackbox/...", "viv", "viv-oci", "viv-monitor")
+	return r.onBinaries("./test/blackbox/...", "viv", "viv-oci", "viv-monitor", "viv-union")
 }
 
 // oci runs other people's engines and validation programs on viv-oci; install-deps
