@@ -346,6 +346,70 @@ func TestCommit(t *testing.T) {
 
 func sorted(list []string) []string { return slices.Sorted(slices.Values(list)) }
 
+// flat lists what an entry has below, as look does.
+func flat(e *entry, dir string) []string {
+	var out []string
+	for name, below := range e.names {
+		path := filepath.Join(dir, name)
+		if below.names != nil {
+			out = append(out, path+"/")
+			out = append(out, flat(below, path)...)
+			continue
+		}
+		out = append(out, fmt.Sprint(path, " ", below.size))
+	}
+	return out
+}
+
+func visible(e *entry) int64 {
+	sum := e.size
+	for _, below := range e.names {
+		sum += visible(below)
+	}
+	return sum
+}
+
+// TestLayers: what is kept in mind of layers is what their union shows, and what is
+// not wasted is what can be seen.
+func TestLayers(t *testing.T) {
+	for _, kind := range kinds {
+		for seed := range uint64(60) {
+			s := randomStack(t, kind, rand.New(rand.NewPCG(seed, 3)))
+			l, root, err := s.layers()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []string
+			for _, line := range look(t, s, "") {
+				f := strings.Fields(line)
+				if strings.HasSuffix(f[0], "/") {
+					want = append(want, f[0])
+					continue
+				}
+				want = append(want, fmt.Sprint(f[0], " ", len(f[2])))
+			}
+			if got := flat(root, ""); !slices.Equal(sorted(got), sorted(want)) {
+				t.Fatalf("%s seed %d: %q, want %q", kind, seed, sorted(got), sorted(want))
+			}
+			if l.Bytes-l.Wasted != visible(root) {
+				t.Errorf("%s seed %d: %d bytes, %d wasted, %d visible", kind, seed, l.Bytes, l.Wasted, visible(root))
+			}
+		}
+	}
+	s := stackOf(t, Overlay, []string{"a=12345", "-gone", "!dir/"}, []string{"a=123", "gone=1234567", "dir/x=12"})
+	l, err := s.Layers()
+	if err != nil || len(l.Each) != 2 {
+		t.Fatalf("%+v %v", l, err)
+	}
+	top := l.Each[1]
+	if fmt.Sprint(top.Added, top.Changed, top.Deleted) != "[] [a dir] [dir/x gone]" || top.Bytes != 5 || top.Hidden != 12 || l.Bytes != 17 {
+		t.Errorf("%+v", l)
+	}
+	if want := []Waste{{"gone", 7, 1}, {"a", 3, 1}, {"dir/x", 2, 1}}; !slices.Equal(l.Worst, want) || l.Efficiency() < 0.29 || l.Efficiency() > 0.3 {
+		t.Errorf("%+v, efficiency %v", l.Worst, l.Efficiency())
+	}
+}
+
 func TestCommitKeepsAttributes(t *testing.T) {
 	s := stackOf(t, AUFS, []string{"dir/new=n"}, []string{"dir/old=o"})
 	top, next := s.Branches[0].Path+"/dir", s.Branches[1].Path+"/dir"

@@ -1,0 +1,91 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"vivarium/unionfs/aufs"
+	"vivarium/unionfs/stack"
+)
+
+// LayersReport is an image or a container, layer by layer.
+type LayersReport struct {
+	Name    string
+	Layers  []LayerReport // from below
+	Changes stack.Layers
+}
+
+// LayerReport says what a layer is, beside what it changes.
+type LayerReport struct {
+	Dir       string
+	CreatedBy string // the step of the image's history that made it; "container" for that of a container
+}
+
+// Layers goes through the layers of an image, or of a container with its own on top.
+func (e *Engine) Layers(ctx context.Context, ref string) (*LayersReport, error) {
+	r := &LayersReport{Name: ref}
+	var dirs []string // top-most first
+	var steps []string
+	c, err := e.Inspect(ctx, ref, false)
+	switch {
+	case err == nil:
+		dirs = append(dirs, c.GraphDriver.Data["UpperDir"])
+		dirs = append(dirs, splitDirs(c.GraphDriver.Data["LowerDir"])...)
+		steps = e.layerSteps(ctx, c.Image)
+	case !errors.Is(err, ErrNoSuchContainer):
+		return nil, err
+	default:
+		i, err := e.InspectImage(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		if i.ID == hostImage {
+			return nil, errorf(ErrInvalid, "the image %q is this machine, and has no layers", hostImage)
+		}
+		dirs = append(splitDirs(i.GraphDriver.Data["UpperDir"]), splitDirs(i.GraphDriver.Data["LowerDir"])...)
+		steps = e.layerSteps(ctx, ref)
+	}
+	var branches []aufs.Branch
+	for n, dir := range dirs {
+		if dir == "/" {
+			return nil, errorf(ErrInvalid, "%s is made of this machine's own file system, which has no layers", ref)
+		}
+		branches = append(branches, aufs.Branch{Path: dir, Perm: aufs.RO, WH: true})
+		report := LayerReport{Dir: dir}
+		if at := len(dirs) - 1 - n; at < len(steps) {
+			report.CreatedBy = steps[at]
+		} else if n == 0 && c != nil {
+			report.CreatedBy = "container"
+		}
+		r.Layers = append([]LayerReport{report}, r.Layers...)
+	}
+	s := stack.Stack{Type: stack.Overlay, Branches: branches}
+	if r.Changes, err = s.Layers(); err != nil {
+		return nil, fmt.Errorf("look at the layers of %s: %w", ref, err)
+	}
+	return r, nil
+}
+
+func splitDirs(list string) []string {
+	if list == "" {
+		return nil
+	}
+	return strings.Split(list, ":")
+}
+
+// layerSteps are the steps of an image's history that made layers, the first first.
+func (e *Engine) layerSteps(ctx context.Context, ref string) []string {
+	img, err := e.Image(ctx, ref)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, h := range img.Config.History {
+		if !h.EmptyLayer {
+			out = append(out, h.CreatedBy)
+		}
+	}
+	return out
+}
