@@ -20,7 +20,7 @@ type LayersReport struct {
 // LayerReport says what a layer is, beside what it changes.
 type LayerReport struct {
 	Dir       string
-	CreatedBy string // the step of the image's history that made it; "container" for that of a container
+	CreatedBy string // the step of the image's history that made it; "container" for that of a container, "init: …" for the one below it
 }
 
 // Layers goes through the layers of an image, or of a container with its own on top.
@@ -56,8 +56,11 @@ func (e *Engine) Layers(ctx context.Context, ref string) (*LayersReport, error) 
 		report := LayerReport{Dir: dir}
 		if at := len(dirs) - 1 - n; at < len(steps) {
 			report.CreatedBy = steps[at]
-		} else if n == 0 && c != nil {
-			report.CreatedBy = "container"
+		} else if c != nil {
+			report.CreatedBy = "init: what is mounted over"
+			if n == 0 {
+				report.CreatedBy = "container"
+			}
 		}
 		r.Layers = append([]LayerReport{report}, r.Layers...)
 	}

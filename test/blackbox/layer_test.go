@@ -44,7 +44,10 @@ func TestLayer(t *testing.T) {
 	e.MustViv("layer", "--ci", "--lowest-efficiency", "0.1", "wasteful")
 	fails(t, e.Viv("layer", "--ci", "--lowest-efficiency", "2", "wasteful"), 1, "between 0 and 1")
 	e.MustViv("run", "--name", "worker", "--network", "none", "wasteful", "sh", "-c", "echo x >/new")
-	if text := e.MustViv("layer", "--changes", "4", "worker"); !strings.Contains(text, "A /new") {
+	if text := e.MustViv("layer", "--changes", "5", "worker"); !strings.Contains(text, "A /new") {
+		t.Errorf("of the container: %s", text)
+	}
+	if text := e.MustViv("layer", "worker"); !strings.Contains(text, " container\n") || !strings.Contains(text, " init: ") {
 		t.Errorf("of the container: %s", text)
 	}
 	fails(t, e.Viv("layer", "host"), 1, "no layers")
