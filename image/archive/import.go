@@ -90,7 +90,7 @@ func layerStream(src io.Reader) (io.Reader, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("read archive: %w", err)
 	}
-	if kind != store.Bzip2 {
+	if kind != store.Bzip2 && kind != store.Xz {
 		return head, func() {}, nil
 	}
 	plain, _, err := store.Decompress(head)

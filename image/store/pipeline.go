@@ -186,8 +186,8 @@ func (p *layerPipeline) inflate(in, out *blockPipe) (res inflated) {
 		return inflated{0, err}
 	}
 	defer z.Close()
-	if kind == Bzip2 && p.spec.Blob.Digest == "" {
-		return inflated{kind, errors.New("a layer cannot be packed with bzip2 (OCI knows gzip and zstd)")}
+	if (kind == Bzip2 || kind == Xz) && p.spec.Blob.Digest == "" {
+		return inflated{kind, fmt.Errorf("a layer cannot be packed with %s (OCI knows gzip and zstd)", kind)}
 	}
 	return inflated{kind, copyBlocks(out, z)}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/ulikunitz/xz"
 
 	"vivarium/image"
 	"vivarium/image/imagetest"
@@ -534,7 +536,44 @@ func FuzzParseManifest(f *testing.F) {
 	})
 }
 
+func packXz(t testing.TB, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := xz.NewWriter(&out)
+	if err == nil {
+		_, err = w.Write(b)
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func TestDecompressXz(t *testing.T) {
+	want := bytes.Repeat([]byte("hello "), 100000)
+	packed := packXz(t, want)
+	r, kind, err := store.Decompress(bytes.NewReader(packed))
+	if err != nil || kind != store.Xz {
+		t.Fatalf("%v %v", kind, err)
+	}
+	defer r.Close()
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	for _, bad := range [][]byte{packed[:len(packed)/2], packed[:6], append(bytes.Clone(packed[:len(packed)-8]), 0, 0, 0, 0, 0, 0, 0, 0)} {
+		r, _, err := store.Decompress(bytes.NewReader(bad))
+		if err == nil {
+			_, err = io.ReadAll(r)
+			r.Close()
+		}
+		if err == nil {
+			t.Errorf("%d of %d bytes are taken", len(bad), len(packed))
+		}
+	}
+}
+
 func FuzzDecompress(f *testing.F) {
+	f.Add(packXz(f, []byte("hello")))
 	f.Add(imagetest.Gzip(f, []byte("hello")))
 	f.Add(imagetest.Zstd(f, []byte("hello")))
 	f.Add([]byte("BZh91AY"))

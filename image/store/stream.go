@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/ulikunitz/xz"
 )
 
 const (
@@ -125,9 +126,10 @@ const (
 	Gzip
 	Zstd
 	Bzip2
+	Xz
 )
 
-func (c Compression) String() string { return [...]string{"none", "gzip", "zstd", "bzip2"}[c] }
+func (c Compression) String() string { return [...]string{"none", "gzip", "zstd", "bzip2", "xz"}[c] }
 
 // layerType is the media type of a layer that is packed so.
 func (c Compression) layerType() string {
@@ -153,13 +155,13 @@ func detect(head []byte) (Compression, error) {
 	case bytes.HasPrefix(head, []byte("BZh")):
 		return Bzip2, nil
 	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		return 0, errors.New("xz compression is not supported: unpack it with xz -d first")
+		return Xz, nil
 	}
 	return Plain, nil
 }
 
-// Decompress returns the plain stream of r, which may be plain, gzip, zstd or
-// bzip2. Close frees what the decompressor holds, not r.
+// Decompress returns the plain stream of r, which may be plain, gzip, zstd, bzip2
+// or xz. Close frees what the decompressor holds, not r.
 func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	head, err := br.Peek(6)
@@ -187,6 +189,12 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 		return &named{z, "zstd", func() error { z.Close(); return nil }}, kind, nil
 	case Bzip2:
 		return &named{bzip2.NewReader(br), "bzip2", func() error { return nil }}, kind, nil
+	case Xz:
+		z, err := xz.NewReader(br)
+		if err != nil {
+			return nil, 0, fmt.Errorf("read xz header: %w", err)
+		}
+		return &named{z, "xz", func() error { return nil }}, kind, nil
 	}
 	return io.NopCloser(br), Plain, nil
 }

@@ -164,10 +164,20 @@ func throughPath(dir int, base string, fn func(path string) error) error {
 	return fn(procFD(fd))
 }
 
+// inherited are attributes that a new file has of its directory (acl(5)). A copy has
+// them of what it is a copy of, or not at all.
+var inherited = [...]string{"system.posix_acl_access", "system.posix_acl_default"}
+
 func copyXattrs(srcDir int, src string, dstDir int, dst string) error {
 	names, err := listXattrs(srcDir, src)
 	if err != nil {
 		return err
+	}
+	for _, name := range inherited {
+		err := throughPath(dstDir, dst, func(path string) error { return unix.Removexattr(path, name) })
+		if err != nil && err != unix.ENODATA && err != unix.EOPNOTSUPP {
+			return err
+		}
 	}
 	for _, name := range names {
 		if err := copyXattr(srcDir, src, dstDir, dst, name); err != nil {

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -282,5 +283,50 @@ func TestKilledCopyUp(t *testing.T) {
 		u.start()
 		read(t, u.path("d/big"), body)
 		u.stop()
+	}
+}
+
+// TestCopyUpInheritsNothing: a copy has the rights of what it is a copy of, whatever
+// a default ACL of the directory gives to new files (acl(5)).
+func TestCopyUpInheritsNothing(t *testing.T) {
+	b := dirs(t, 2)
+	acl := []byte{2, 0, 0, 0} // version, then entries of tag, rights and id (linux/posix_acl_xattr.h)
+	for _, e := range [][3]uint32{{1, 7, ^uint32(0)}, {2, 7, 1234}, {4, 5, ^uint32(0)}, {0x10, 7, ^uint32(0)}, {0x20, 5, ^uint32(0)}} {
+		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[0]))
+		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[1]))
+		acl = binary.LittleEndian.AppendUint32(acl, e[2])
+	}
+	for _, dir := range b {
+		must(t, os.MkdirAll(dir+"/d", 0o755))
+	}
+	must(t, os.MkdirAll(b[1]+"/d/sub", 0o750))
+	if err := unix.Setxattr(b[0]+"/d", "system.posix_acl_default", acl, 0); err == unix.EOPNOTSUPP {
+		t.Skip("a file system without ACLs")
+	} else {
+		must(t, err)
+	}
+	write(t, b[1]+"/d/file", "x")
+	must(t, os.Chmod(b[1]+"/d/file", 0o660))
+	write(t, b[1]+"/d/sub/inner", "y")
+	u := mount(t, "dirs="+b[0]+":"+b[1])
+	for _, name := range []string{"d/file", "d/sub/inner"} {
+		f, err := os.OpenFile(u.path(name), os.O_WRONLY|os.O_APPEND, 0)
+		must(t, err)
+		_, err = f.WriteString("+")
+		must(t, err)
+		must(t, f.Close())
+	}
+	for name, mode := range map[string]uint32{"d/file": 0o660, "d/sub": 0o750, "d/sub/inner": 0o644} {
+		for _, attr := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
+			var value [256]byte
+			if n, err := unix.Getxattr(b[0]+"/"+name, attr, value[:]); err != unix.ENODATA {
+				t.Errorf("%s has %s: %x, %v", name, attr, value[:max(n, 0)], err)
+			}
+		}
+		var st unix.Stat_t
+		must(t, unix.Stat(b[0]+"/"+name, &st))
+		if st.Mode&0o7777 != mode {
+			t.Errorf("%s has mode %o, not %o", name, st.Mode&0o7777, mode)
+		}
 	}
 }
