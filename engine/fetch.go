@@ -10,29 +10,74 @@ import (
 	"os/exec"
 	"path"
 	"strings"
+	"time"
 
 	"vivarium/image/build"
 )
 
+// fetchIdle is how long a server may say nothing.
+const fetchIdle = time.Minute
+
 // fetchURL begins to read what a URL names, for ADD.
 func fetchURL(ctx context.Context, url string) (*build.Download, error) {
+	return fetch(ctx, url, fetchIdle)
+}
+
+func fetch(ctx context.Context, url string, idle time.Duration) (*build.Download, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(idle, func() { cancel(fmt.Errorf("nothing came for %v", idle)) })
+	fail := func(err error) (*build.Download, error) {
+		timer.Stop()
+		cancel(nil)
+		return nil, fmt.Errorf("fetch %s: %w", url, err)
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, fmt.Errorf("fetch %s: %w", url, err)
+		return fail(err)
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("fetch %s: %w", url, errors.Unwrap(err))
+		if cause := context.Cause(ctx); cause != nil {
+			return fail(cause)
+		}
+		return fail(errors.Unwrap(err))
 	}
 	if res.StatusCode < 200 || res.StatusCode >= 300 {
 		res.Body.Close()
-		return nil, fmt.Errorf("fetch %s: the server says %s", url, res.Status)
+		return fail(fmt.Errorf("the server says %s", res.Status))
 	}
-	d := &build.Download{ReadCloser: res.Body, Name: path.Base(req.URL.Path)}
+	timer.Stop()
+	d := &build.Download{ReadCloser: &watched{res.Body, ctx, cancel, timer, idle, url}, Name: path.Base(req.URL.Path)}
 	if t, err := http.ParseTime(res.Header.Get("Last-Modified")); err == nil {
 		d.Modified = t
 	}
 	return d, nil
+}
+
+// watched ends a transfer that stands still.
+type watched struct {
+	io.ReadCloser
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+	idle   time.Duration
+	url    string
+}
+
+func (w *watched) Read(b []byte) (int, error) {
+	w.timer.Reset(w.idle)
+	n, err := w.ReadCloser.Read(b)
+	w.timer.Stop() // whoever reads may take his time
+	if cause := context.Cause(w.ctx); err != nil && err != io.EOF && cause != nil {
+		err = fmt.Errorf("fetch %s: %w", w.url, cause)
+	}
+	return n, err
+}
+
+func (w *watched) Close() error {
+	w.timer.Stop()
+	defer w.cancel(nil)
+	return w.ReadCloser.Close()
 }
 
 // cloneGit copies what URL[#REF[:SUBDIR]] names into an empty directory, with the git
