@@ -10,6 +10,16 @@ func inBackground(flags string) string {
 // stop ends it.
 const stop = `[ ! -s pid ] || ! kill -9 $(cat pid) 2>/dev/null || while kill -0 $(cat pid) 2>/dev/null && ! grep -q '^State:.Z' /proc/$(cat pid)/status; do sleep 0.05; done`
 
+// forgetHierarchy waits until the hierarchy of an experiment is gone. One that is
+// unmounted while the kernel still clears its groups away stays, mounted nowhere, until
+// somebody mounts it by its name and unmounts it again.
+const forgetHierarchy = `gone() { ! grep -q ":name=$LAB:" /proc/self/cgroup; }
+for try in 1 2 3 4 5; do
+	for wait in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do gone && exit 0; sleep 0.1; done
+	mount -t cgroup -o none,name=$LAB cgroup cgroup-test && umount cgroup-test
+done
+exit 1`
+
 // Experiments gives all of them, in the order in which they are best read.
 func Experiments() []Experiment {
 	return append(namespaces(), append(groups(), unions()...)...)
@@ -116,7 +126,7 @@ func groups() []Experiment {
 				{Say: Text{"The child can be moved to another", "子进程可以移到另一个"}, Run: "sh -c 'echo $$ >cgroup-test/cgroup-1/cgroup.procs; sh -c \"echo \\$\\$ >cgroup-test/cgroup-2/cgroup.procs; grep name=$LAB /proc/self/cgroup; grep name=$LAB /proc/$$/cgroup\"'",
 					Without: "grep name=$LAB /proc/self/cgroup", Check: has("name=$LAB:/cgroup-2", "name=$LAB:/cgroup-1")},
 			},
-			Cleanup: []string{"[ ! -d cgroup-test/cgroup-1 ] || rmdir cgroup-test/cgroup-1", "[ ! -d cgroup-test/cgroup-2 ] || rmdir cgroup-test/cgroup-2", "! grep -q \" $(pwd)/cgroup-test \" /proc/self/mountinfo || umount cgroup-test"},
+			Cleanup: []string{"[ ! -d cgroup-test/cgroup-1 ] || rmdir cgroup-test/cgroup-1", "[ ! -d cgroup-test/cgroup-2 ] || rmdir cgroup-test/cgroup-2", "! grep -q \" $(pwd)/cgroup-test \" /proc/self/mountinfo || umount cgroup-test", forgetHierarchy},
 		},
 		{
 			ID: "one", Title: Text{"A subsystem is on one hierarchy only", "一个 subsystem 只能附在一个 hierarchy 上"},

@@ -33,6 +33,9 @@ func clean(t *testing.T) {
 			t.Errorf("left: %v", left)
 		}
 	}
+	if groups, err := os.ReadFile("/proc/self/cgroup"); err != nil || strings.Contains(string(groups), "viv-lab-") {
+		t.Errorf("a hierarchy is left: %s %v", groups, err)
+	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil || strings.Contains(string(mounts), "viv-lab-") {
 		t.Errorf("a mount is left, or not to be seen: %v", err)
