@@ -110,9 +110,12 @@ func TestExampleUTS(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes a namespace")
 	}
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skipf("no Go here: %v", err)
+	}
 	program := t.TempDir() + "/uts"
 	if out, err := exec.Command("go", "build", "-o", program, "vivarium/examples/uts").CombinedOutput(); err != nil {
-		t.Skipf("no Go here: %v %s", err, out)
+		t.Fatalf("build the example: %v %s", err, out)
 	}
 	before, err := os.Hostname()
 	if err != nil {
