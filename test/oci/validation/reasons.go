@@ -22,6 +22,7 @@ var Reasons = map[string]string{
 	"prestart":                       "wants prestart hooks to run in start; the specification has them in create since 1.0.2",
 	"process_capabilities":           "asks for every capability; root does not have CAP_SYS_RESOURCE here",
 	"process_rlimits":                "reads its own soft RLIMIT_NOFILE, which Go raises to the hard one at its start since 1.19",
+	"process_capabilities_fail":      `wants an unknown capability to be an error; runtime-spec 1.3, config.md "Linux Process", wants a warning`,
 	"start":                          "wants create and start to succeed without process, where it says itself that start must fail",
 }
 
