@@ -110,11 +110,7 @@ func (e *Engine) saveManifestList(l *ManifestList) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return fmt.Errorf("keep manifest list %s: %w", l.Name, err)
 	}
-	tmp := file + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("keep manifest list %s: %w", l.Name, err)
-	}
-	if err := os.Rename(tmp, file); err != nil {
+	if err := replaceFile(file, b); err != nil {
 		return fmt.Errorf("keep manifest list %s: %w", l.Name, err)
 	}
 	return nil

@@ -49,11 +49,12 @@ func (e *Engine) removeParentGroups() error {
 		return err
 	}
 	for _, h := range l.Hierarchies {
-		err := unix.Rmdir(filepath.Join(h.Mount, "viv"))
+		dir := filepath.Join(h.Mount, defaultCgroupParent)
+		err := unix.Rmdir(dir)
 		switch err {
 		case nil, unix.ENOENT, unix.EBUSY, unix.ENOTEMPTY, unix.EROFS, unix.EACCES, unix.EPERM:
 		default:
-			return fmt.Errorf("remove the control group %s/viv: %w", h.Mount, err)
+			return fmt.Errorf("remove the control group %s: %w", dir, err)
 		}
 	}
 	return nil

@@ -51,8 +51,8 @@ func newSearch(a *app) *cobra.Command {
 				continue
 			}
 			row := searchRow{Name: f.Name, Description: strings.Join(strings.Fields(f.Description), " "), StarCount: strconv.Itoa(f.Stars), IsOfficial: ok(f.Official), IsAutomated: ok(f.Automated)}
-			if r := []rune(row.Description); !noTrunc && len(r) > 45 {
-				row.Description = string(r[:44]) + "…"
+			if !noTrunc {
+				row.Description = ellipsis(row.Description, 45)
 			}
 			rows = append(rows, row)
 		}

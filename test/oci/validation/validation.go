@@ -284,9 +284,10 @@ done
 	return fmt.Sprintf("#!/bin/sh\n%sexec %s --root /run/oci \"$@\"\n", old, r.Path)
 }
 
-// removeGroups removes the control groups that the programs name and leave.
+// removeGroups removes the control groups that the programs name and leave: a relative
+// path is below viv for our runtime.
 func removeGroups() {
-	for _, name := range []string{"cgrouptest", "testdir/cgrouptest/container", "testdir/cgrouptest", "testdir"} {
+	for _, name := range []string{"cgrouptest", "testdir/cgrouptest/container", "testdir/cgrouptest", "testdir", "viv/testdir/cgrouptest", "viv/testdir"} {
 		dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
 		for _, dir := range append(dirs, "/sys/fs/cgroup/"+name) {
 			_ = os.Remove(dir)

@@ -86,20 +86,27 @@ func (f *FS) removeName(p *node, base string, o *object) error {
 		}
 		return f.coverName(p, base, br)
 	}
-	below, err := f.shownBelow(p, base, o.at.br)
+	dir, err := f.hideBelow(p, base, o.at)
 	if err != nil {
 		return err
-	}
-	dir, err := f.dir(p, o.at)
-	if err != nil {
-		return err
-	}
-	if below {
-		if err := whiteout(o.at, dir, base); err != nil {
-			return err
-		}
 	}
 	return unix.Unlinkat(dir, base, 0)
+}
+
+// hideBelow makes a whiteout on l if something below it has the name too, and gives
+// l's directory of p.
+func (f *FS) hideBelow(p *node, base string, l *layer) (dir int, err error) {
+	below, err := f.shownBelow(p, base, l.br)
+	if err != nil {
+		return -1, err
+	}
+	if dir, err = f.dir(p, l); err != nil {
+		return -1, err
+	}
+	if below {
+		err = whiteout(l, dir, base)
+	}
+	return dir, err
 }
 
 // coverName makes a whiteout on br.
@@ -266,18 +273,9 @@ func (f *FS) removeTop(p *node, base string, top *layer) error {
 	if up == nil {
 		return unix.ESTALE
 	}
-	dir, err := f.dir(p, up)
+	dir, err := f.hideBelow(p, base, up)
 	if err != nil {
 		return err
-	}
-	below, err := f.shownBelow(p, base, top.br)
-	if err != nil {
-		return err
-	}
-	if below {
-		if err := whiteout(up, dir, base); err != nil {
-			return err
-		}
 	}
 	return f.removeDir(dir, base)
 }
