@@ -148,8 +148,8 @@ func (r *Runtime) Start(id, notifySocket string) error {
 	}
 	if o.rec.Hooks {
 		err = r.startWithHooks(o)
-	} else if err = o.release(); err == nil {
-		err = o.dir.RemoveFifoLocked()
+	} else {
+		err = o.letRun()
 	}
 	if err != nil || notify == nil {
 		return err
@@ -167,19 +167,24 @@ func (r *Runtime) startWithHooks(o *opened) error {
 	}
 	err = o.startHooks(spec)
 	if err == nil {
-		if err := o.release(); err != nil {
+		if err := o.letRun(); err != nil {
 			return err
 		}
-		if err := o.dir.RemoveFifoLocked(); err != nil {
-			return err
-		}
-		o.status = state.Running
 		err = o.poststartHooks(spec)
 	}
 	if err != nil {
 		return errors.Join(err, r.destroyLocked(o))
 	}
 	return nil
+}
+
+// letRun lets a process that waits run its command.
+func (o *opened) letRun() error {
+	if err := o.release(); err != nil {
+		return err
+	}
+	o.status = state.Running
+	return o.dir.RemoveFifoLocked()
 }
 
 // release gives the waiting process its byte, and returns when it has let the

@@ -90,7 +90,7 @@ func (c *opened) exec(spec *specs.Spec, proc *specs.Process, pidfd int, rootless
 	}
 	begin := func() (*spawn.Process, error) {
 		p, err := plan.CompileExec(spec, proc, target, plan.Options{ID: c.rec.ID, BundleDir: c.rec.Bundle, PreserveFDs: o.PreserveFDs, Hooks: true, PlainNewlines: o.ConsoleSocket == "",
-			Unprivileged: os.Geteuid() != 0, Rootless: rootless})
+			Unprivileged: unprivileged(), Rootless: rootless})
 		if err != nil {
 			return nil, err
 		}

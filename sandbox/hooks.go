@@ -37,6 +37,9 @@ func hasHooks(s *specs.Spec) bool {
 
 func startHooks(s *specs.Spec) bool { return s.Hooks != nil && len(s.Hooks.StartContainer) > 0 }
 
+// unprivileged says whether we lack root's rights over namespaces.
+func unprivileged() bool { return os.Geteuid() != 0 }
+
 // hookRun is what hooks of one container at one moment have in common.
 type hookRun struct {
 	spec   *specs.Spec
@@ -256,7 +259,7 @@ func (l *launch) createHooks() error {
 		dir = l.rec.Bundle
 	}
 	return r.each("createContainer", h.CreateContainer, func(h *specs.Hook, f *hookFiles) error {
-		p, err := plan.CompileHook(l.spec, h, dir)
+		p, err := plan.CompileHook(l.spec, h, dir, unprivileged())
 		if err != nil {
 			return err
 		}
@@ -286,7 +289,7 @@ func (o *opened) startHooks(spec *specs.Spec) error {
 		return err
 	}
 	return r.each("startContainer", spec.Hooks.StartContainer, func(h *specs.Hook, f *hookFiles) error {
-		p, err := plan.CompileInnerHook(spec, h, target)
+		p, err := plan.CompileInnerHook(spec, h, target, unprivileged())
 		if err != nil {
 			return err
 		}

@@ -152,6 +152,7 @@ type launch struct {
 	opt  Options
 	spec *specs.Spec
 	raw  []byte
+	run  bool // and not only create
 	plan *plan.Plan
 	dir  *state.Dir
 	rec  *state.State
@@ -168,7 +169,7 @@ type launch struct {
 // Create makes a container whose process waits for Start, without anybody who
 // waits with it.
 func (r *Runtime) Create(id string, o Options) error {
-	l, err := r.launch(id, o, true)
+	l, err := r.launch(id, o, false)
 	if err != nil {
 		return err
 	}
@@ -178,7 +179,7 @@ func (r *Runtime) Create(id string, o Options) error {
 
 // Run makes a container and runs its command.
 func (r *Runtime) Run(id string, o Options) (*Process, error) {
-	l, err := r.launch(id, o, false)
+	l, err := r.launch(id, o, true)
 	if err != nil {
 		return nil, err
 	}
@@ -189,8 +190,8 @@ func (r *Runtime) Run(id string, o Options) (*Process, error) {
 	return &out, nil
 }
 
-func (r *Runtime) launch(id string, o Options, hold bool) (l *launch, err error) {
-	l = &launch{r: r, opt: o, out: Process{PidFD: -1, Master: -1}}
+func (r *Runtime) launch(id string, o Options, run bool) (l *launch, err error) {
+	l = &launch{r: r, opt: o, run: run, out: Process{PidFD: -1, Master: -1}}
 	if err := state.CheckID(id); err != nil {
 		return nil, err
 	}
@@ -198,7 +199,7 @@ func (r *Runtime) launch(id string, o Options, hold bool) (l *launch, err error)
 	if l.spec, l.raw, err = readSpec(o.config()); err != nil {
 		return nil, err
 	}
-	if err := l.check(hold || o.Detached); err != nil {
+	if err := l.check(!run || o.Detached); err != nil {
 		return nil, err
 	}
 	r.Trace.Note("take the container's name")
@@ -211,13 +212,34 @@ func (r *Runtime) launch(id string, o Options, hold bool) (l *launch, err error)
 			l.close()
 		}
 	}()
+	// Hooks inside join the namespaces of a process that is not dumpable, which only
+	// root may; where it waits for start, it is. And it has nothing of ours there,
+	// for programs of the image to look at.
+	hold := !run || unprivileged() && startHooks(l.spec)
 	if err = l.record(hold); err != nil {
 		return l, err
 	}
 	if err = l.start(hold); err != nil {
 		return l, fmt.Errorf("unable to start container process: %w", err)
 	}
+	if run && hold {
+		if err = l.startHeld(); err != nil {
+			return l, err
+		}
+	}
 	return l, l.announce()
+}
+
+// startHeld does for run what start does.
+func (l *launch) startHeld() error {
+	o := &opened{dir: l.dir, rec: l.rec, status: state.Created}
+	if err := o.startHooks(l.spec); err != nil {
+		return fmt.Errorf("unable to start container process: %w", err)
+	}
+	if err := o.letRun(); err != nil {
+		return err
+	}
+	return o.poststartHooks(l.spec)
 }
 
 // check refuses what cannot be, before a name is taken.
@@ -268,14 +290,14 @@ func (l *launch) record(hold bool) error {
 	if err := l.showNotify(); err != nil {
 		return err
 	}
-	if !hold {
+	if l.run {
 		var err error
 		if l.out.Notify, err = listenNotify(l.dir, l.opt.NotifySocket); err != nil {
 			return err
 		}
 	}
 	o := plan.Options{ID: id, BundleDir: l.opt.Bundle, Hold: !hold, PreserveFDs: l.opt.PreserveFDs,
-		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true, PlainNewlines: l.opt.ConsoleSocket == "", Unprivileged: os.Geteuid() != 0, Rootless: l.r.Rootless}
+		NoPivot: l.opt.NoPivot, NoNewKeyring: l.opt.NoNewKeyring, MakeCwd: true, Hooks: true, PlainNewlines: l.opt.ConsoleSocket == "", Unprivileged: unprivileged(), Rootless: l.r.Rootless}
 	if l.r.NoCgroups {
 		o.Layout, o.NoDeviceRules = new(cgroup.Layout), true
 		l.spec.Linux.Resources = nil

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -187,4 +188,22 @@ func TestNotifyRefused(t *testing.T) {
 	seccomp.Syscalls = nil
 	b.save()
 	b.must("run", "-b", b.bundle, b.id)
+}
+
+// TestRootlessNotify: who is not root can take the listener of his container's process.
+func TestRootlessNotify(t *testing.T) {
+	b := newRootlessBox(t, sh("/bin/busybox mkdir /tmp/x 2>&1; id -u")...)
+	a := newAgent(t)
+	must(t, os.Chmod(filepath.Dir(a.path), 0o711))
+	must(t, os.Chmod(a.path, 0o777))
+	for _, nnp := range []bool{false, true} {
+		b.spec.Process.NoNewPrivileges = nnp
+		b.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: a.path,
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActNotify}}}
+		b.save()
+		if got, want := b.must("run", "-b", b.bundle, b.id), "mkdir: can't create directory '/tmp/x': No medium found\n0\n"; got != want {
+			t.Errorf("with noNewPrivileges %v: %q", nnp, got)
+		}
+	}
+	a.close()
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,5 +138,83 @@ func TestRootlessManyIDs(t *testing.T) {
 	got := strings.Join(strings.Fields(string(out)), " ")
 	if want := fmt.Sprintf("0 %d 1 1 700000 100 0 %d 1 1 800000 100 33", someone, someone); err != nil || got != want {
 		t.Errorf("%v: %q, want %q", err, got, want)
+	}
+}
+
+// TestRootlessTime: the time namespace belongs to the user namespace, where he who
+// has no rights elsewhere may shift its clocks.
+func TestRootlessTime(t *testing.T) {
+	b := newRootlessBox(t, "cat", "/proc/self/timens_offsets")
+	if reference != "" {
+		t.Skip("the reference wants to own the descriptors of the test")
+	}
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	b.spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1000, Nanosecs: 5}}
+	b.save()
+	got := strings.Join(strings.Fields(b.must("run", "-b", b.bundle, b.id)), " ")
+	if want := "monotonic 1000 5 boottime 0 0"; got != want {
+		t.Errorf("the offsets are %q, want %q", got, want)
+	}
+}
+
+// TestRootlessHooks runs hooks in the namespaces, before and after the root changes.
+func TestRootlessHooks(t *testing.T) {
+	b := newRootlessBox(t, "cat", "/from-create", "/from-start")
+	if reference != "" {
+		t.Skip("the reference wants to own the descriptors of the test")
+	}
+	rootfs := filepath.Join(b.bundle, "rootfs")
+	in := func(path, script string) []specs.Hook {
+		return []specs.Hook{{Path: path, Args: []string{"sh", "-c", script}}}
+	}
+	b.spec.Hooks = &specs.Hooks{
+		CreateContainer: in("/bin/sh", "readlink /proc/self/ns/user >"+rootfs+"/from-create"),
+		StartContainer:  in("/bin/sh", "readlink /proc/self/ns/pid >/from-start"),
+	}
+	b.save()
+	ours := func(kind string) string {
+		link, err := os.Readlink("/proc/self/ns/" + kind)
+		must(t, err)
+		return link
+	}
+	got := strings.Fields(b.must("run", "-b", b.bundle, b.id))
+	if len(got) != 2 || !strings.HasPrefix(got[0], "user:") || !strings.HasPrefix(got[1], "pid:") || got[0] == ours("user") || got[1] == ours("pid") {
+		t.Errorf("the hooks were in %q", got)
+	}
+	b.create()
+	b.must("start", b.id)
+	b.must("delete", "-f", b.id)
+
+	b.spec.Hooks.StartContainer = in("/bin/sh", "exit 3")
+	b.save()
+	b.fails(1, "error running startContainer hook #0: exit status 3", "run", "-b", b.bundle, b.id)
+	b.fails(1, "does not exist", "state", b.id)
+}
+
+// TestRootlessNoGroups: a control group that is asked for is one that has to be made,
+// and a container whose processes nothing holds together is warned of.
+func TestRootlessNoGroups(t *testing.T) {
+	b := newRootlessBox(t, "true")
+	b.spec.Linux.CgroupsPath = "/viv-nowhere/group"
+	b.save()
+	b.fails(1, "permission denied", "run", "-b", b.bundle, b.id)
+	b.fails(1, "does not exist", "state", b.id)
+	b.spec.Linux.CgroupsPath = ""
+	b.spec.Linux.Namespaces = slices.DeleteFunc(b.spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+	b.spec.Mounts = slices.DeleteFunc(b.spec.Mounts, func(m specs.Mount) bool { return m.Type == "proc" })
+	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/proc", Type: "none", Source: "/proc", Options: []string{"rbind"}})
+	b.save()
+	if r := b.cmd("run", "-b", b.bundle, b.id); r.code != 0 || !strings.Contains(r.err, "strongly discouraged") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestRootlessPtmx: a device /dev/ptmx of the spec is not the host's.
+func TestRootlessPtmx(t *testing.T) {
+	b := newRootlessBox(t, "/bin/busybox", "readlink", "/dev/ptmx")
+	b.spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/ptmx", Type: "c", Major: 5, Minor: 2}}
+	b.save()
+	if got := b.must("run", "-b", b.bundle, b.id); got != "pts/ptmx\n" {
+		t.Errorf("/dev/ptmx is %q", got)
 	}
 }

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"errors"
+	"fmt"
 	"path"
 	"strings"
 
@@ -20,18 +22,12 @@ func (c *compiler) cgroups() {
 		b.fail(err)
 		return
 	}
+	own := "/viv/" + c.opt.ID
 	p := c.spec.Linux.CgroupsPath
 	if p == "" {
-		p = "/viv/" + c.opt.ID
+		p = own
 	}
-	layout, err := c.layout, error(nil)
-	if c.opt.Rootless {
-		if layout, err = layout.Delegated(p); err != nil {
-			b.fail(errorf("cgroup %s: %w", p, err))
-			return
-		}
-	}
-	setup, err := cgroup.Compile(layout, p, c.spec.Linux.Resources, cgroup.Options{Lenient: c.opt.Lenient, NoDeviceRules: c.opt.Rootless || c.opt.NoDeviceRules})
+	setup, err := c.compileGroups(p, p != own)
 	if err != nil {
 		b.fail(errorf("cgroup %s: %w", p, err))
 		return
@@ -60,6 +56,32 @@ func (c *compiler) cgroups() {
 	c.openGroups(setup.Tasks, setup.CgroupDir)
 	c.deviceFilter(setup.Devices)
 	c.undoGroups()
+}
+
+// compileGroups looks only at the hierarchies in which we may make groups. A user
+// who may in none gets a container without, unless it was a group that he asked
+// for, or a limit.
+func (c *compiler) compileGroups(p string, asked bool) (cgroup.Setup, error) {
+	layout := c.layout
+	if c.opt.Rootless {
+		ours, err := layout.Delegated(p)
+		if err != nil {
+			return cgroup.Setup{}, err
+		}
+		none := len(ours.Hierarchies) == 0 && len(layout.Hierarchies) > 0
+		if none && asked {
+			return cgroup.Setup{}, fmt.Errorf("unable to apply cgroup configuration: make the group: %w", unix.EACCES)
+		}
+		if none && c.ns.fresh&unix.CLONE_NEWPID == 0 {
+			c.warnings = append(c.warnings, "the container has neither a control group nor a PID namespace of its own, and not all of its processes can be found to end them. Such configuration is strongly discouraged")
+		}
+		layout = ours
+	}
+	setup, err := cgroup.Compile(layout, p, c.spec.Linux.Resources, cgroup.Options{Lenient: c.opt.Lenient, NoDeviceRules: c.opt.Rootless || c.opt.NoDeviceRules})
+	if errors.Is(err, cgroup.ErrUnsupported) && len(layout.Hierarchies) < len(c.layout.Hierarchies) {
+		err = fmt.Errorf("rootless needs no limits + no cgrouppath when no permission is granted for cgroups: %w", err)
+	}
+	return setup, err
 }
 
 func (c *compiler) findLayout() error {

@@ -53,6 +53,9 @@ func (c *compiler) devices() {
 	var made []*specs.LinuxDevice
 	for i := range c.spec.Linux.Devices {
 		d := &c.spec.Linux.Devices[i]
+		if path.Clean(d.Path) == "/dev/ptmx" {
+			continue // that of the container's own devpts comes there
+		}
 		if c.inUserNS() && !c.opt.Unprivileged && !hostShows(d) {
 			made = append(made, d)
 			continue

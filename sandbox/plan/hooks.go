@@ -2,6 +2,7 @@ package plan
 
 import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"vivarium/sandbox/program"
 )
@@ -23,6 +24,13 @@ func (c *compiler) waitForHooks() {
 	}
 	c.b.begin("hooks", why)
 	c.requests++
+	// Who is not root can join only namespaces of a process that is dumpable
+	// (setns(2), ptrace(2)). These hooks are programs of the host.
+	seen := c.opt.Unprivileged && c.alone && c.hooksInside()
+	if seen {
+		c.b.do(unix.SYS_PRCTL, n(unix.PR_SET_DUMPABLE), n(1), n(0), n(0), n(0))
+		defer c.undumpable()
+	}
 	c.b.report('H', program.None)
 	c.b.await()
 }
@@ -36,10 +44,11 @@ func (c *compiler) hooksInside() bool {
 // in the container's namespaces while its first process, whose pidfd is in
 // program.SlotPidFD, waits for it ('H'). dir is its working directory: the root
 // file system, as with runc, so that hooks can name files of the container.
-func CompileHook(spec *specs.Spec, hook *specs.Hook, dir string) (*Plan, error) {
+// unprivileged is Options.Unprivileged.
+func CompileHook(spec *specs.Spec, hook *specs.Hook, dir string, unprivileged bool) (*Plan, error) {
 	joined := *spec
 	joined.Process = hookProcess(hook, dir)
-	c, err := newCompiler(&joined, Options{Root: &Root{Path: "/"}, NoNewKeyring: true, ExecPath: hook.Path})
+	c, err := newCompiler(&joined, Options{Root: &Root{Path: "/"}, NoNewKeyring: true, ExecPath: hook.Path, Unprivileged: unprivileged})
 	if err != nil {
 		return nil, err
 	}
@@ -60,12 +69,13 @@ func hookProcess(hook *specs.Hook, dir string) *specs.Process {
 
 // CompileInnerHook compiles a startContainer hook: a program of the container,
 // which runs with the rights that the container's own process has, and with its
-// environment, if the hook has none.
-func CompileInnerHook(spec *specs.Spec, hook *specs.Hook, target ExecTarget) (*Plan, error) {
+// environment, if the hook has none. unprivileged is
+// Options.Unprivileged.
+func CompileInnerHook(spec *specs.Spec, hook *specs.Hook, target ExecTarget, unprivileged bool) (*Plan, error) {
 	p, own := hookProcess(hook, "/"), spec.Process
 	if p.Env == nil {
 		p.Env = own.Env
 	}
 	p.User, p.Capabilities, p.NoNewPrivileges, p.Rlimits = own.User, own.Capabilities, own.NoNewPrivileges, own.Rlimits
-	return CompileExec(spec, p, target, Options{NoNewKeyring: true, ExecPath: hook.Path, Hooks: true})
+	return CompileExec(spec, p, target, Options{NoNewKeyring: true, ExecPath: hook.Path, Hooks: true, Unprivileged: unprivileged})
 }

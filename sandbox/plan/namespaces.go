@@ -72,9 +72,12 @@ func (c *compiler) cloneFlags() {
 	if c.opt.NetNS {
 		flags &^= unix.CLONE_NEWNET
 	}
-	if c.forked() {
+	switch {
+	case c.userFirst():
+		b.prog.CloneFlags, b.prog.ForkFlags = unix.CLONE_NEWUSER, flags&^unix.CLONE_NEWUSER
+	case c.forked():
 		b.prog.ForkFlags = flags
-	} else {
+	default:
 		b.prog.CloneFlags = flags
 	}
 	c.userNS = flags&unix.CLONE_NEWUSER != 0
@@ -96,6 +99,14 @@ func (c *compiler) forked() bool {
 	return c.ns.fresh&unix.CLONE_NEWTIME != 0 || joinsUser && c.ns.fresh&^unix.CLONE_NEWCGROUP != 0 || c.ns.fresh&unix.CLONE_NEWUSER != 0 && len(c.ns.join) > 0
 }
 
+// userFirst says whether a process that is cloned twice gets its new user
+// namespace by the first clone: then its time namespace belongs to it, and who has
+// rights only there can make one. What is joined cannot be joined from there.
+func (c *compiler) userFirst() bool {
+	const both = unix.CLONE_NEWUSER | unix.CLONE_NEWTIME
+	return c.ns.fresh&both == both && len(c.ns.join) == 0 && !c.opt.NetNS
+}
+
 // inUserNS says whether the process is in another user namespace than we are.
 func (c *compiler) inUserNS() bool { return c.userNS || c.ns.join[unix.CLONE_NEWUSER] != "" }
 
@@ -103,7 +114,7 @@ func (c *compiler) inUserNS() bool { return c.userNS || c.ns.join[unix.CLONE_NEW
 // first tells the parent, and ends.
 func (c *compiler) fork() {
 	b := c.b
-	b.begin("clone", "from the namespaces that are joined: "+cloneWhy(b.prog.ForkFlags))
+	b.begin("clone", "once more, from the namespaces that it is in by now: "+cloneWhy(b.prog.ForkFlags))
 	pidfd := b.words(0)
 	fork := b.do(int(program.Fork), n(b.prog.ForkFlags), n(pidfd)).tolerate(unix.ECHILD)
 	s := b.slot()

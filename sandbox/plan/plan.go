@@ -135,6 +135,7 @@ type compiler struct {
 	setup  cgroup.Setup
 	tasks  []int16 // v1: the files through which the child enters its groups
 
+	alone    bool     // nobody else is in the process's PID namespace yet
 	warnings []string // what was left out
 }
 
@@ -152,6 +153,7 @@ func Compile(spec *specs.Spec, opt Options) (*Plan, error) {
 	if err := c.checkMountNS(); err != nil {
 		return nil, err
 	}
+	c.alone = c.ns.fresh&unix.CLONE_NEWPID != 0
 	c.cgroups()
 	c.intelRdt()
 	c.cloneFlags()
@@ -210,6 +212,9 @@ func (c *compiler) enter() {
 	c.anyCPU()
 	offsets := c.openTimeOffsets()
 	c.joinInChild()
+	if c.userFirst() {
+		c.awaitMaps()
+	}
 	if c.forked() {
 		c.timeNamespace(offsets)
 		c.fork()
@@ -221,18 +226,25 @@ func (c *compiler) enter() {
 	}
 	if c.userNS {
 		c.takeRoot()
-		b.begin("user", "wait for the id maps, then become root in the user namespace")
-		b.await()
-		if c.opt.Rootless {
-			c.undumpable()
+		if !c.userFirst() {
+			c.awaitMaps()
 		}
-		c.becomeRoot()
 	} else if c.inUserNS() {
 		b.begin("user", "become root in the user namespace")
 		c.becomeRoot()
 	}
 	c.loopback()
 	c.keyring()
+}
+
+// awaitMaps is the child's entry into a new user namespace.
+func (c *compiler) awaitMaps() {
+	c.b.begin("user", "wait for the id maps, then become root in the user namespace")
+	c.b.await()
+	if c.opt.Rootless {
+		c.undumpable()
+	}
+	c.becomeRoot()
 }
 
 func (c *compiler) undumpable() {

@@ -114,6 +114,11 @@ func (c *compiler) seccomp() {
 	c.closeAll()
 	raw := f.Bytes()
 	b.begin("seccomp", "load the system call filter, "+utoa(uint32(len(raw)/8))+" instructions")
+	if f.Notify && c.opt.Unprivileged && c.alone {
+		// Who is not root cannot take a descriptor from a process that is not dumpable
+		// (pidfd_getfd(2), ptrace(2)). In the new PID namespace there is nobody else yet.
+		b.do(unix.SYS_PRCTL, n(unix.PR_SET_DUMPABLE), n(1), n(0), n(0), n(0))
+	}
 	code := b.bytes(raw)
 	fprog := b.words(uint64(len(raw)/8), 0) // struct sock_fprog
 	b.reloc(fprog+8, code)

@@ -221,12 +221,14 @@ func childMain(c *childArgs) {
 
 // after does the parent's part: the maps of a new user namespace, the After ops.
 func (l *loaded) after(s *slots, p *Process) *Error {
-	newUser := (l.CloneFlags|l.ForkFlags)&cloneNewUser != 0
+	flags := l.CloneFlags
+	if forks(l.Child) {
+		flags = l.ForkFlags // the maps of a first clone are written
+	}
+	newUser := flags&cloneNewUser != 0
 	if newUser {
-		if err := writeMaps(p.Pid, l.UIDMap, l.GIDMap); err != nil {
-			e := l.failure(After, l.After, len(l.After), errnoOf(err))
-			e.Step = program.Step{Kind: "idmap", Why: "write the id maps of the user namespace"}
-			return e
+		if err := l.giveMaps(p); err != nil {
+			return err
 		}
 	}
 	if n, e := run(l.After, s, l.base); e != 0 {
@@ -236,6 +238,15 @@ func (l *loaded) after(s *slots, p *Process) *Error {
 		if err := p.Go(); err != nil {
 			return l.failure(After, l.After, len(l.After), errnoOf(err))
 		}
+	}
+	return nil
+}
+
+func (l *loaded) giveMaps(p *Process) *Error {
+	if err := writeMaps(p.Pid, l.UIDMap, l.GIDMap); err != nil {
+		e := l.failure(After, l.After, len(l.After), errnoOf(err))
+		e.Step = program.Step{Kind: "idmap", Why: "write the id maps of the user namespace"}
+		return e
 	}
 	return nil
 }

@@ -89,7 +89,13 @@ func (l *loaded) forked(p *Process) *Error {
 	if !forks(l.Child) {
 		return nil
 	}
-	err := l.takeForked(p)
+	var err *Error
+	if l.CloneFlags&cloneNewUser != 0 {
+		err = l.letIn(p)
+	}
+	if err == nil {
+		err = l.takeForked(p)
+	}
 	if err != nil {
 		syscall.Kill(-p.Pid, syscall.SIGKILL)
 		p.Kill()
@@ -99,6 +105,17 @@ func (l *loaded) forked(p *Process) *Error {
 			}
 		}
 		return err
+	}
+	return nil
+}
+
+// letIn gives a child that is to fork the ids of its user namespace.
+func (l *loaded) letIn(p *Process) *Error {
+	if err := l.giveMaps(p); err != nil {
+		return err
+	}
+	if err := p.Go(); err != nil && err != syscall.EPIPE { // EPIPE: it has ended, and told why
+		return l.failure(After, l.After, len(l.After), errnoOf(err))
 	}
 	return nil
 }
