@@ -621,3 +621,26 @@ func TestNoSwap(t *testing.T) {
 		b.fails(1, words, "run", "-b", b.bundle, b.id)
 	}
 }
+
+// TestTermWhileWaiting: SIGTERM ends a process that waits for start, whoever sends
+// it, and once it has been started it is the command's own affair.
+func TestTermWhileWaiting(t *testing.T) {
+	b := newBox(t, sh("trap 'exit 9' TERM; touch /tmp/up; while :; do sleep 0.01; done")...)
+	pid := b.create()
+	must(t, syscall.Kill(pid, syscall.SIGTERM))
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil || status.ExitStatus() != 128+int(syscall.SIGTERM) {
+		t.Errorf("while it waits: %v, %v", status.ExitStatus(), err)
+	}
+	b.wantStatus("stopped")
+	b.must("delete", b.id)
+
+	pid = b.detached()
+	b.eventually("the command is up", func() bool { _, err := os.Stat(filepath.Join(b.bundle, "rootfs/tmp/up")); return err == nil })
+	must(t, syscall.Kill(pid, syscall.SIGTERM))
+	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil || status.ExitStatus() != 9 {
+		t.Errorf("the command: %v, %v", status.ExitStatus(), err)
+	}
+	b.pids = nil
+	b.must("delete", b.id)
+}

@@ -24,7 +24,9 @@ import (
 //
 // Between OCI create and start the stub is what waits: it says that it is ready,
 // lets the sync socket go, and reads a byte from a FIFO that it holds open for
-// both. From then on a failure is reported through that FIFO.
+// both. From then on a failure is reported through that FIFO. SIGTERM ends
+// it there: the kernel drops what the first process of a PID namespace has no
+// handler for, and callers of pidfd_send_signal(2) know nothing of stubs.
 
 const (
 	sysExecveat = 322*amd64 + 281*(1-amd64)
