@@ -101,16 +101,26 @@ func (e *Engine) ManifestList(ref string) (*ManifestList, error) {
 	return l, nil
 }
 
-func (e *Engine) saveManifestList(l *ManifestList) error {
+// lockManifests is held from reading a list to writing it; Close releases it.
+func (e *Engine) lockManifests() (*os.File, error) {
+	dir := filepath.Join(e.Root, "manifests")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("keep manifest lists: %w", err)
+	}
+	f, err := lockFile(dir)
+	if err != nil {
+		return nil, fmt.Errorf("lock manifest lists: %w", err)
+	}
+	return f, nil
+}
+
+// saveManifestListLocked needs lockManifests.
+func (e *Engine) saveManifestListLocked(l *ManifestList) error {
 	b, err := json.Marshal(l)
 	if err != nil {
 		return err
 	}
-	file := e.manifestFile(l.Name)
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return fmt.Errorf("keep manifest list %s: %w", l.Name, err)
-	}
-	if err := replaceFile(file, b); err != nil {
+	if err := replaceFile(e.manifestFile(l.Name), b); err != nil {
 		return fmt.Errorf("keep manifest list %s: %w", l.Name, err)
 	}
 	return nil
@@ -123,19 +133,14 @@ func (e *Engine) ManifestCreate(ctx context.Context, list string, refs []string,
 	if err != nil {
 		return "", err
 	}
-	l, err := e.ManifestList(name)
-	switch {
-	case err == nil && !amend:
-		return "", errorf(ErrNameInUse, "refusing to amend an existing manifest list with no --amend flag")
-	case err != nil && !errors.Is(err, ErrNoSuchImage):
-		return "", err
-	case err != nil:
-		l = &ManifestList{Name: name}
+	if _, err := e.ManifestList(name); err == nil && !amend {
+		return "", errManifestThere // before anything is asked of a registry
 	}
 	o, err := e.copyOptions(insecure, nil)
 	if err != nil {
 		return "", err
 	}
+	var entries []ManifestEntry
 	for _, ref := range refs {
 		m, err := registry.Inspect(ctx, ref, o)
 		if err != nil {
@@ -144,10 +149,34 @@ func (e *Engine) ManifestCreate(ctx context.Context, list string, refs []string,
 		if m.Descriptor.Platform == nil {
 			return "", errorf(ErrInvalid, "%s is an index itself, or does not say for which platform it is: name one of its images by digest", ref)
 		}
-		l.Entries = slices.DeleteFunc(l.Entries, func(old ManifestEntry) bool { return old.Ref == m.Ref })
-		l.Entries = append(l.Entries, ManifestEntry{m.Ref, m.Descriptor})
+		entries = append(entries, ManifestEntry{m.Ref, m.Descriptor})
 	}
-	return name, e.saveManifestList(l)
+	return name, e.addToManifest(name, entries, amend)
+}
+
+var errManifestThere = errorf(ErrNameInUse, "refusing to amend an existing manifest list with no --amend flag")
+
+// addToManifest adds images to a list, or with amend to one that may be there.
+func (e *Engine) addToManifest(name string, entries []ManifestEntry, amend bool) error {
+	lock, err := e.lockManifests()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	l, err := e.ManifestList(name)
+	switch {
+	case err == nil && !amend:
+		return errManifestThere
+	case err != nil && !errors.Is(err, ErrNoSuchImage):
+		return err
+	case err != nil:
+		l = &ManifestList{Name: name}
+	}
+	for _, m := range entries {
+		l.Entries = slices.DeleteFunc(l.Entries, func(old ManifestEntry) bool { return old.Ref == m.Ref })
+		l.Entries = append(l.Entries, m)
+	}
+	return e.saveManifestListLocked(l)
 }
 
 // ManifestChange is what is said of the platform of one image; what is empty stays.
@@ -158,6 +187,11 @@ type ManifestChange struct {
 
 // ManifestAnnotate changes what a list says of one of its images.
 func (e *Engine) ManifestAnnotate(list, ref string, c ManifestChange) error {
+	lock, err := e.lockManifests()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	l, err := e.ManifestList(list)
 	if err != nil {
 		return err
@@ -183,7 +217,7 @@ func (e *Engine) ManifestAnnotate(list, ref string, c ManifestChange) error {
 		p.OSFeatures = c.OSFeatures
 	}
 	l.Entries[i].Descriptor.Platform = &p
-	return e.saveManifestList(l)
+	return e.saveManifestListLocked(l)
 }
 
 // ManifestOf gets the manifest that a name has in its registry.
@@ -215,6 +249,11 @@ func (e *Engine) ManifestPush(ctx context.Context, list string, insecure bool, s
 
 // ManifestRemove forgets a list.
 func (e *Engine) ManifestRemove(list string) error {
+	lock, err := e.lockManifests()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	l, err := e.ManifestList(list)
 	if err != nil {
 		return err

@@ -194,9 +194,12 @@ hide=$1 program=$2
 mount -t tmpfs -o mode=755 tmpfs /run
 if [ "$hide" = hide ] && mountpoint -q /sys/fs/cgroup/unified; then
 	umount /sys/fs/cgroup/unified
-	# The runtimes would make directories on what is below, which is the host's.
-	mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup/unified
 fi
+# Where no hierarchy is mounted, runtimes make directories and files all the same, on
+# what is the host's: they make them on something that goes with us.
+for hierarchy in /sys/fs/cgroup/*; do
+	[ -L "$hierarchy" ] || mountpoint -q "$hierarchy" || [ -f "$hierarchy" ] || mount -t tmpfs -o mode=755 tmpfs "$hierarchy"
+done
 # crun gives its standard descriptors to the user of the container, and programs have
 # /dev/null there: the machine's is not to change hands.
 mkdir /run/dev
