@@ -133,20 +133,28 @@ func (a *app) events() *command {
 // watch prints the figures, once, or again and again with the container's OOM
 // kills between them, until it ends.
 func (a *app) watch(id string, once bool, interval time.Duration) error {
-	path, _, status, err := a.runtime.Groups(id)
+	path, groups, status, err := a.runtime.Groups(id)
 	if err != nil {
 		return err
 	}
 	if status == state.Stopped {
 		return fmt.Errorf("container with id %s is not running", id)
 	}
+	// A user who may make no groups has none, and nothing is counted: as with runc.
+	uncounted := groups.Unified == "" && len(groups.V1) == 0
 	layout, err := cgroup.Detect()
 	if err != nil {
 		return err
 	}
+	if uncounted {
+		layout = cgroup.Layout{}
+	}
 	out := json.NewEncoder(os.Stdout)
 	show := func() error {
-		f, err := readFigures(layout, path)
+		f, err := newFigures(), error(nil)
+		if !uncounted {
+			f, err = readFigures(layout, path)
+		}
 		if err != nil {
 			return err
 		}
@@ -267,13 +275,17 @@ func (o *oomWatch) close() {
 	}
 }
 
+func newFigures() *figures {
+	return &figures{CPUSet: map[string]any{}, Hugetlb: map[string]hugetlb{}}
+}
+
 // readFigures reads everything that the kernel tells of a container.
 func readFigures(layout cgroup.Layout, path string) (*figures, error) {
 	s, err := cgroup.ReadStats(layout, path)
 	if err != nil {
 		return nil, err
 	}
-	f := &figures{CPUSet: map[string]any{}, Hugetlb: map[string]hugetlb{}}
+	f := newFigures()
 	f.CPU.Usage.Total, f.CPU.Usage.Kernel, f.CPU.Usage.User = uint64(s.CPU.Total), uint64(s.CPU.System), uint64(s.CPU.User)
 	f.CPU.Throttling.Periods, f.CPU.Throttling.Throttled, f.CPU.Throttling.Time = s.CPU.Periods, s.CPU.Throttled, uint64(s.CPU.ThrottledTime)
 	f.Pids.Current = s.Pids.Current

@@ -84,6 +84,24 @@ func pathOf(b *box, name string, owner uint32) error {
 	return err
 }
 
+// TestRootlessUncounted: without a control group there are figures, and all are nothing.
+func TestRootlessUncounted(t *testing.T) {
+	b := newRootlessBox(t, "sleep", "1000")
+	if reference != "" {
+		t.Skip("the reference wants to own the descriptors of the test")
+	}
+	b.create()
+	if got := b.must("events", "--stats", b.id); !strings.HasPrefix(got, `{"type":"stats","id":"`+b.id+`","data":{`) {
+		t.Errorf("events says %s", got)
+	}
+	watch, out := b.start("events", "--interval", "10ms", b.id)
+	readLine(t, out, `"type":"stats"`)
+	b.must("delete", "--force", b.id)
+	if code := wait(t, watch); code != 0 {
+		t.Errorf("events ended with %d", code)
+	}
+}
+
 func TestRootlessCreateStart(t *testing.T) {
 	b := newRootlessBox(t, "sh", "-c", "exit 7")
 	if reference != "" {

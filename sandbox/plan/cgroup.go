@@ -78,10 +78,18 @@ func (c *compiler) compileGroups(p string, asked bool) (cgroup.Setup, error) {
 		layout = ours
 	}
 	setup, err := cgroup.Compile(layout, p, c.spec.Linux.Resources, cgroup.Options{Lenient: c.opt.Lenient, NoDeviceRules: c.opt.Rootless || c.opt.NoDeviceRules})
-	if errors.Is(err, cgroup.ErrUnsupported) && len(layout.Hierarchies) < len(c.layout.Hierarchies) {
+	if errors.Is(err, cgroup.ErrUnsupported) && controllers(layout) < controllers(c.layout) {
 		err = fmt.Errorf("rootless needs no limits + no cgrouppath when no permission is granted for cgroups: %w", err)
 	}
 	return setup, err
+}
+
+// controllers counts those that a layout has.
+func controllers(l cgroup.Layout) (count int) {
+	for _, h := range l.Hierarchies {
+		count += len(h.Controllers)
+	}
+	return count
 }
 
 func (c *compiler) findLayout() error {
