@@ -407,23 +407,8 @@ func TestNoPivotHidesKernel(t *testing.T) {
 // TestUpdatePeriodAndQuota: both change, below a limit that the group above has.
 func TestUpdatePeriodAndQuota(t *testing.T) {
 	b := newBox(t, "sleep", "1000")
-	parent := b.id + "-above"
-	base := "/sys/fs/cgroup/cpu"
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		t.Skip("v2 has no such rule (cpu.max)")
-	}
-	dir := filepath.Join(base, parent)
-	must(t, os.Mkdir(dir, 0o755))
-	t.Cleanup(func() { // the container's own group is gone by then
-		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + parent)
-		for _, g := range groups {
-			if err := os.Remove(g); err != nil && !errors.Is(err, os.ErrNotExist) {
-				t.Error(err)
-			}
-		}
-	})
+	dir := b.groupAbove()
 	must(t, os.WriteFile(dir+"/cpu.cfs_quota_us", []byte("50000"), 0))
-	b.spec.Linux.CgroupsPath = "/" + parent + "/" + b.id
 	quota, period := int64(40000), uint64(100000)
 	b.spec.Linux.Resources.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}
 	b.save()
@@ -643,4 +628,49 @@ func TestTermWhileWaiting(t *testing.T) {
 	}
 	b.pids = nil
 	b.must("delete", b.id)
+}
+
+// TestUpdateRealtime lowers period and budget below what the other was.
+func TestUpdateRealtime(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/cgroup/cpu/cpu.rt_runtime_us"); err != nil {
+		t.Skip("the kernel has no realtime groups")
+	}
+	b := newBox(t, "sleep", "1000")
+	dir := b.groupAbove()
+	// What a group gives to those in it, it has to have: 0 when it is new.
+	must(t, os.WriteFile(dir+"/cpu.rt_runtime_us", []byte("100000"), 0))
+	b.save()
+	b.detached()
+	b.must("update", "--cpu-rt-period", "900001", "--cpu-rt-runtime", "60001", b.id)
+	b.must("update", "--cpu-rt-period", "10000", "--cpu-rt-runtime", "300", b.id)
+	for file, want := range map[string]string{"cpu.rt_period_us": "10000", "cpu.rt_runtime_us": "300"} {
+		got, err := os.ReadFile(filepath.Join(dir, b.id, file))
+		if err != nil || strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s is %q, %v", file, got, err)
+		}
+	}
+	b.fails(1, "cpu.idle", "update", "--cpu-idle", "-1", b.id)
+	b.must("delete", "--force", b.id)
+}
+
+// groupAbove gives the container a v1 control group within one that is new: the
+// directory of that in the hierarchy of cpu.
+func (b *box) groupAbove() string {
+	b.t.Helper()
+	parent := b.id + "-above"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		b.t.Skip("v2 has no such rule (cpu.max)")
+	}
+	dir := filepath.Join("/sys/fs/cgroup/cpu", parent)
+	must(b.t, os.Mkdir(dir, 0o755))
+	b.t.Cleanup(func() { // the container's own group is gone by then
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + parent)
+		for _, g := range groups {
+			if err := os.Remove(g); err != nil && !errors.Is(err, os.ErrNotExist) {
+				b.t.Error(err)
+			}
+		}
+	})
+	b.spec.Linux.CgroupsPath = "/" + parent + "/" + b.id
+	return dir
 }

@@ -160,7 +160,11 @@ func (c *compiler) need(controller string) {
 }
 
 func (g group) set(file, value, why string) {
-	g.c.setup.Writes = append(g.c.setup.Writes, Write{Dir: g.dir, File: file, Value: value, Why: why})
+	g.c.setup.Writes = append(g.c.setup.Writes, *g.write(file, value, why))
+}
+
+func (g group) write(file, value, why string) *Write {
+	return &Write{Dir: g.dir, File: file, Value: value, Why: why}
 }
 
 // has says whether cgroups of the hierarchy have a file. Some files are not in

@@ -110,7 +110,7 @@ func (g group) idleAndWeight(r *specs.LinuxCPU) {
 		}
 	}
 	if idle {
-		g.idle("1")
+		g.idle(itoa(*r.Idle)) // what is neither 0 nor 1, the kernel refuses
 	}
 }
 
@@ -162,23 +162,34 @@ func (g group) bandwidthV1(r *specs.LinuxCPU) {
 		// A burst above the new quota would make the kernel refuse it.
 		g.set("cpu.cfs_burst_us", "0", "lift the burst while the quota changes")
 	}
-	writePeriod := func() {
-		g.set("cpu.cfs_period_us", utoa(*r.Period), "the period of the CPU quota in microseconds")
-	}
+	var p, q *Write
 	if period {
-		writePeriod()
-		// With the old quota the new period may ask for more than the group above
-		// allows: then it goes in after the new quota.
-		g.c.setup.Writes[len(g.c.setup.Writes)-1].Optional = g.c.update && quota
+		p = g.write("cpu.cfs_period_us", utoa(*r.Period), "the period of the CPU quota in microseconds")
 	}
 	if quota {
-		g.set("cpu.cfs_quota_us", itoa(max(*r.Quota, -1)), "CPU time for each period in microseconds")
+		q = g.write("cpu.cfs_quota_us", itoa(max(*r.Quota, -1)), "CPU time for each period in microseconds")
 	}
-	if period && quota && g.c.update {
-		writePeriod()
-	}
+	g.ratio(p, q)
 	if r.Burst != nil {
 		g.set("cpu.cfs_burst_us", utoa(*r.Burst), "CPU time that may be saved up")
+	}
+}
+
+// ratio writes a period and what of it may be used; nil for what stays. With what
+// was allowed before, the new period may ask for more than the group above has, or
+// than there is: then it goes in after that.
+func (g group) ratio(period, share *Write) {
+	w := &g.c.setup.Writes
+	both := period != nil && share != nil && g.c.update
+	if period != nil {
+		*w = append(*w, *period)
+		(*w)[len(*w)-1].Optional = both
+	}
+	if share != nil {
+		*w = append(*w, *share)
+	}
+	if both {
+		*w = append(*w, *period)
 	}
 }
 
@@ -225,12 +236,14 @@ func (g group) realtime(r *specs.LinuxCPU) {
 		g.c.lack("cpu realtime limits", "the kernel is built without CONFIG_RT_GROUP_SCHED")
 		return
 	}
+	var p, budget *Write
 	if period {
-		g.set("cpu.rt_period_us", utoa(*r.RealtimePeriod), "the period of the realtime budget in microseconds")
+		p = g.write("cpu.rt_period_us", utoa(*r.RealtimePeriod), "the period of the realtime budget in microseconds")
 	}
 	if runtime {
-		g.set("cpu.rt_runtime_us", itoa(*r.RealtimeRuntime), "realtime budget in microseconds; the cgroups above must have as much")
+		budget = g.write("cpu.rt_runtime_us", itoa(*r.RealtimeRuntime), "realtime budget in microseconds; the cgroups above must have as much")
 	}
+	g.ratio(p, budget)
 }
 
 // network: both controllers exist on v1 only.
