@@ -25,6 +25,22 @@ func copyUp(rep spawn.Report, pid int) error {
 	return nil
 }
 
+// mapIDs gives a mount that the process has detached the ids of a user namespace: it
+// takes rights over the file system, which in a user namespace the process has not.
+func mapIDs(rep spawn.Report) error {
+	defer unix.Close(rep.File)
+	defer unix.Close(rep.Second)
+	flags := uint(unix.AT_EMPTY_PATH)
+	if rep.Value != 0 {
+		flags |= unix.AT_RECURSIVE
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(rep.Second)}
+	if err := unix.MountSetattr(rep.File, "", flags, &attr); err != nil {
+		return fmt.Errorf("map the ids of a mount: %w", err)
+	}
+	return nil
+}
+
 // asRootOf calls work with the file system ids that root of a process's user
 // namespace has here: in a file system of that namespace only who has an id
 // there can make files. Capabilities stay as they are; changing the ids takes

@@ -411,7 +411,7 @@ func (l *launch) start(hold bool) error {
 			if err := l.takeTerminal(rep.File); err != nil {
 				return err
 			}
-		case rep.Kind == spawn.ReportHooks, rep.Kind == spawn.ReportCopy, rep.Kind == spawn.ReportListener:
+		case rep.Kind == spawn.ReportHooks, rep.Kind == spawn.ReportCopy, rep.Kind == spawn.ReportIdmap, rep.Kind == spawn.ReportListener:
 			if err := l.answer(rep, hold); err != nil {
 				return err
 			}
@@ -443,6 +443,8 @@ func (l *launch) answer(rep spawn.Report, hold bool) error {
 		}
 	case spawn.ReportCopy:
 		err = copyUp(rep, l.proc.Pid)
+	case spawn.ReportIdmap:
+		err = mapIDs(rep)
 	case spawn.ReportListener:
 		err = passListener(l.spec, l.rec, l.proc, state.Creating, rep.Value)
 	default:

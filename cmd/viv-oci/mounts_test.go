@@ -74,6 +74,19 @@ func TestIDMappedMounts(t *testing.T) {
 		if got := b.must("run", "-b", b.bundle, b.id); got != want {
 			t.Errorf("with user namespace %v:\n%swant\n%s", userns, got, want)
 		}
+		// What is mounted in the container already, at another place.
+		mounts := b.spec.Mounts
+		b.spec.Mounts = append(mounts[:len(mounts):len(mounts)], specs.Mount{Source: filepath.Join(b.bundle, "rootfs/m3"), Destination: "/m6", Options: []string{"rbind", "ridmap"}, UIDMappings: uids, GIDMappings: gids})
+		b.spec.Process.Args = sh("/bin/busybox stat -c %n=%u:%g /m6/f /m6/below/f")
+		b.save()
+		want = "/m6/f=100000:102011\n/m6/below/f=100000:102011\n"
+		if userns {
+			want = "/m6/f=0:2011\n/m6/below/f=0:2011\n"
+		}
+		if got := b.must("run", "-b", b.bundle, b.id); got != want {
+			t.Errorf("inside, with user namespace %v:\n%swant\n%s", userns, got, want)
+		}
+		b.spec.Mounts = mounts
 		// Not recursive: the mount below keeps its ids.
 		b.spec.Process.Args = sh("/bin/busybox stat -c %n=%u:%g /m1/below/f")
 		b.save()

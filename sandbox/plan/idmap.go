@@ -172,6 +172,18 @@ func (c *compiler) mapIDs(mount, userns int16, recursive bool, what string) {
 	b.do(unix.SYS_MOUNT_SETATTR, slot(mount), b.str(""), n(flags), ptr(attr), n(unix.MOUNT_ATTR_SIZE_VER0))
 }
 
+// letMapIDs lets the parent do so, who has the rights over the file system.
+func (c *compiler) letMapIDs(mount, userns int16, recursive bool, what string) {
+	c.b.begin("idmap", "let the parent map the ids of "+what+", which its file system has to allow, and wait")
+	c.requests++
+	below := uint32(0)
+	if recursive {
+		below = 1
+	}
+	c.b.sendFiles(program.SlotSync, 'I', below, mount, userns)
+	c.b.await()
+}
+
 // sourcePath is where a bind mount's source is on the host.
 func (c *compiler) sourcePath(m *specs.Mount) string {
 	if filepath.IsAbs(m.Source) {

@@ -61,7 +61,7 @@ type Options struct {
 	// Hooks says that the caller does for the child what the child asks for in a
 	// report, and lets it go on then: runs the spec's hooks and moves network
 	// devices ('H', before the root is changed), copies the directory below a
-	// tmpfs into it ('C'), passes the filter's listener on ('L').
+	// tmpfs into it ('C'), maps the ids of a mount ('I'), passes the filter's listener on ('L').
 	Hooks bool
 	// ExecPath is executed, instead of what the first argument names.
 	ExecPath string

@@ -539,7 +539,7 @@ func (c *compiler) copySymlink(m *specs.Mount, target string) {
 // was mounted on it before: so it is taken in the child, when those are there.
 func (c *compiler) bindInside(m *specs.Mount, o mountOpts, source string, dir bool) error {
 	b := c.b
-	if o.idmap.asked && c.inUserNS() {
+	if o.idmap.asked && c.inUserNS() && (!c.opt.Hooks || c.opt.Unprivileged) {
 		return errorf("bind source %s is in the root file system: with mapped ids in a user namespace: %w", source, ErrUnsupported)
 	}
 	mapped := int16(program.None)
@@ -554,7 +554,11 @@ func (c *compiler) bindInside(m *specs.Mount, o mountOpts, source string, dir bo
 	tree := b.tree(slot(from), "", o.recursive)
 	b.close(from)
 	c.bindAttributes(tree, o)
-	if mapped != program.None {
+	switch {
+	case mapped == program.None:
+	case c.inUserNS():
+		c.letMapIDs(tree, mapped, o.idmap.recursive, source)
+	default:
 		c.mapIDs(tree, mapped, o.idmap.recursive, source)
 	}
 	b.attach(tree, b.target(c.root, c.beyondSymlinks(m.Destination), dir))

@@ -11,7 +11,7 @@ import (
 type Report struct {
 	Kind byte
 	File int // the terminal's master with ReportTerminal, else -1; the caller's
-	// Second is the other descriptor of ReportCopy, else -1; the caller's.
+	// Second is the other descriptor of ReportCopy and ReportIdmap, else -1; the caller's.
 	Second int
 	Value  int    // what belongs to ReportListener
 	Err    *Error // with ReportFailed

@@ -44,6 +44,7 @@ const (
 	ReportExec     = 'X' // the next thing is execve: end of file now means success
 	ReportListener = 'L' // the child waits for Go; Value is its descriptor of a seccomp listener
 	ReportCopy     = 'C' // the child waits for Go, until the tree File is copied to Second
+	ReportIdmap    = 'I' // the child waits for Go, until the mount File has the ids of the user namespace Second; Value 1: those below it too
 	ReportForked   = 'P' // File is a pidfd of the process that the child has forked
 	reportSize     = 12
 )
