@@ -14,11 +14,15 @@ import (
 	"vivarium/engine"
 )
 
-// anatomy is what inspect --anatomy does: containers in a form made for reading, or
-// as JSON.
+// anatomy is what inspect --anatomy does: containers in a form made for reading, as a
+// picture, or as JSON.
 func (a *app) anatomy(cmd *cobra.Command, names []string, format string) error {
-	if format != "" && format != "json" {
-		return fmt.Errorf("--anatomy has the formats text and json, not %q", format)
+	show := map[string]func(io.Writer, *engine.Anatomy) error{"": printAnatomy, "json": anatomyJSON, "svg": drawAnatomy, "html": anatomyPage}[format]
+	if show == nil {
+		return fmt.Errorf("--anatomy has the formats text, json, svg and html, not %q", format)
+	}
+	if (format == "svg" || format == "html") && len(names) > 1 {
+		return fmt.Errorf("--format %s draws one container, not %d", format, len(names))
 	}
 	e, err := a.engine()
 	if err != nil {
@@ -29,84 +33,131 @@ func (a *app) anatomy(cmd *cobra.Command, names []string, format string) error {
 		if err != nil {
 			return "", err
 		}
-		if format == "json" {
-			b, err := json.Marshal(one)
-			return string(b), err
-		}
-		return "", printAnatomy(a.out, one)
+		return "", show(a.out, one)
 	})
 }
 
+func anatomyJSON(out io.Writer, a *engine.Anatomy) error { return json.NewEncoder(out).Encode(a) }
+
+// part is one side of a container, as a table.
+type part struct {
+	title string
+	rows  [][]string
+}
+
+func (p *part) row(cells ...string) { p.rows = append(p.rows, cells) }
+
 func printAnatomy(out io.Writer, a *engine.Anatomy) error {
 	w := tabwriter.NewWriter(out, 0, 1, 2, ' ', 0)
-	head := func(title string) { fmt.Fprintf(w, "\n%s\n", title) }
-	row := func(cells ...string) { fmt.Fprintln(w, "  "+strings.Join(cells, "\t")) }
-	fmt.Fprintf(w, "%s  %s\n", a.Name, a.ID[:12])
-	row("image", a.Image)
-	row("command", printable(strings.Join(a.Command, " ")))
-	row("status", a.Status)
-	if a.Pid != 0 {
-		row("process", strconv.Itoa(a.Pid)+" on the host")
-	}
-
-	head("File system: " + a.Union.Driver + ", top-most layer first")
-	for _, b := range a.Union.Branches {
-		what := "layer " + b.Layer + " of the image"
-		if b.Layer == "container" {
-			what = fmt.Sprintf("the container's own, %d changes", b.Changes)
+	for i, p := range anatomyParts(a) {
+		if i > 0 {
+			fmt.Fprintln(w)
 		}
-		row(what, strconv.FormatInt(b.Files, 10)+" files", units.HumanSizeWithPrecision(float64(b.Bytes), 3), b.Path)
+		fmt.Fprintln(w, p.title)
+		for _, r := range p.rows {
+			fmt.Fprintln(w, "  "+strings.Join(r, "\t"))
+		}
 	}
 	if a.Pid == 0 {
-		fmt.Fprintln(w, "\nIt does not run: it has no namespaces, control groups or processes.")
-		return w.Flush()
+		fmt.Fprintln(w, "\n"+notRunning)
 	}
+	return w.Flush()
+}
 
-	head("Namespaces, beside those of the host")
+const notRunning = "It does not run: it has no namespaces, control groups or processes."
+
+// anatomyParts are what is told of a container, in the order in which it is told.
+func anatomyParts(a *engine.Anatomy) []part {
+	parts := []part{aboutPart(a), unionPart(a)}
+	if a.Pid != 0 {
+		parts = append(parts, namespacesPart(a), groupsPart(a), rightsPart(a), mountsPart(a))
+	}
+	return parts
+}
+
+func aboutPart(a *engine.Anatomy) part {
+	p := part{title: a.Name + "  " + a.ID[:12]}
+	p.row("image", a.Image)
+	p.row("command", printable(strings.Join(a.Command, " ")))
+	p.row("status", a.Status)
+	if a.Pid != 0 {
+		p.row("process", strconv.Itoa(a.Pid)+" on the host")
+	}
+	return p
+}
+
+func unionPart(a *engine.Anatomy) part {
+	p := part{title: "File system: " + a.Union.Driver + ", top-most layer first"}
+	for _, b := range a.Union.Branches {
+		p.row(branchName(b), strconv.FormatInt(b.Files, 10)+" files", units.HumanSizeWithPrecision(float64(b.Bytes), 3), b.Path)
+	}
+	return p
+}
+
+func branchName(b engine.AnatomyBranch) string {
+	if b.Layer == "container" {
+		return fmt.Sprintf("the container's own, %d changes", b.Changes)
+	}
+	return "layer " + b.Layer + " of the image"
+}
+
+func namespacesPart(a *engine.Anatomy) part {
+	p := part{title: "Namespaces, beside those of the host"}
 	for _, n := range a.Namespaces {
 		whose := "of its own"
 		if n.Shared {
 			whose = "the host's"
 		}
-		row(string(n.Kind), whose, strconv.FormatUint(n.Container, 10), strconv.FormatUint(n.Host, 10))
+		p.row(string(n.Kind), whose, strconv.FormatUint(n.Container, 10), strconv.FormatUint(n.Host, 10))
 	}
+	return p
+}
 
-	head("Control groups")
+func groupsPart(a *engine.Anatomy) part {
+	p := part{title: "Control groups"}
 	for _, dir := range a.Groups {
-		row(dir)
+		p.row(dir)
 	}
-	if s := a.Stats; s != nil {
-		size := func(n uint64) string { return units.BytesSize(float64(n)) }
-		count := func(n uint64) string { return strconv.FormatUint(n, 10) }
-		row("memory", size(s.Memory.Usage)+" of "+limit(s.Memory.Limit, size))
-		row("processes", count(s.Pids.Current)+" of "+limit(s.Pids.Limit, count))
-		row("cpu time", s.CPU.Total.String())
-		if s.Memory.OOMKills > 0 {
-			row("killed for want of memory", count(s.Memory.OOMKills))
-		}
-		if p := s.Pressure.Memory; p != nil {
-			row("memory pressure", fmt.Sprintf("%.2f%% (some, 10 s)", p.Some.Avg10))
-		}
+	s := a.Stats
+	if s == nil {
+		return p
 	}
+	p.row("memory", bytesOf(s.Memory.Usage)+" of "+limit(s.Memory.Limit, bytesOf))
+	p.row("processes", countOf(s.Pids.Current)+" of "+limit(s.Pids.Limit, countOf))
+	p.row("cpu time", s.CPU.Total.String())
+	if s.Memory.OOMKills > 0 {
+		p.row("killed for want of memory", countOf(s.Memory.OOMKills))
+	}
+	if m := s.Pressure.Memory; m != nil {
+		p.row("memory pressure", fmt.Sprintf("%.2f%% (some, 10 s)", m.Some.Avg10))
+	}
+	return p
+}
 
-	p := a.Process
-	head("What its first process may do")
-	row("user", p.UID+":"+p.GID+" as the host counts")
-	if p.UIDMap != "" {
-		row("ids", p.UIDMap+" (container, host, how many)")
-	}
-	row("capabilities", or(shortNames(p.Effective), "none"))
-	if lost := less(p.Bounding, p.Effective); len(lost) > 0 {
-		row("in reach of setuid programs", shortNames(lost))
-	}
-	row("no new privileges", strconv.FormatBool(p.NoNewPrivileges))
-	row("system call filter", fmt.Sprintf("%s, %d", p.Seccomp, p.Filters))
+func bytesOf(n uint64) string { return units.BytesSize(float64(n)) }
+func countOf(n uint64) string { return strconv.FormatUint(n, 10) }
 
-	head("Mounts, as it sees them")
+func rightsPart(a *engine.Anatomy) part {
+	p, what := part{title: "What its first process may do"}, a.Process
+	p.row("user", what.UID+":"+what.GID+" as the host counts")
+	if what.UIDMap != "" {
+		p.row("ids", what.UIDMap+" (container, host, how many)")
+	}
+	p.row("capabilities", or(shortNames(what.Effective), "none"))
+	if lost := less(what.Bounding, what.Effective); len(lost) > 0 {
+		p.row("in reach of setuid programs", shortNames(lost))
+	}
+	p.row("no new privileges", strconv.FormatBool(what.NoNewPrivileges))
+	p.row("system call filter", fmt.Sprintf("%s, %d", what.Seccomp, what.Filters))
+	return p
+}
+
+func mountsPart(a *engine.Anatomy) part {
+	p := part{title: "Mounts, as it sees them"}
 	for _, m := range a.Mounts {
-		row(printable(m.Destination), m.Type, printable(m.Source), m.Options)
+		p.row(printable(m.Destination), m.Type, printable(m.Source), m.Options)
 	}
-	return w.Flush()
+	return p
 }
 
 func or(s, instead string) string {

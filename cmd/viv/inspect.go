@@ -18,7 +18,7 @@ func newInspect(a *app) *cobra.Command {
 	fs.StringVarP(&format, "format", "f", "", "a Go template or json")
 	fs.BoolVarP(&size, "size", "s", false, "display total file sizes if the type is container")
 	fs.StringVar(&kind, "type", "", "only inspect objects of this type: container, image or volume")
-	fs.BoolVar(&anatomy, "anatomy", false, "take containers apart: namespaces, control groups, union, rights and mounts, made for reading")
+	fs.BoolVar(&anatomy, "anatomy", false, "take containers apart: namespaces, control groups, union, rights and mounts, made for reading; --format json, svg or html")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if anatomy {
 			return a.anatomy(cmd, args, format)

@@ -2,6 +2,7 @@ package blackbox
 
 import (
 	"encoding/json"
+	"encoding/xml"
 	"strings"
 	"testing"
 )
@@ -70,6 +71,17 @@ func TestAnatomy(t *testing.T) {
 	for _, words := range []string{"the container's own", "of its own", "the host's", "64MiB", "chown", "filter", "/scratch"} {
 		if !strings.Contains(text, words) {
 			t.Errorf("no %q in\n%s", words, text)
+		}
+	}
+	svg, page := e.MustViv("inspect", "--anatomy", "--format", "svg", "web"), e.MustViv("inspect", "--anatomy", "--format", "html", "web")
+	if err := xml.Unmarshal([]byte(svg), new(struct {
+		XMLName xml.Name `xml:"http://www.w3.org/2000/svg svg"`
+	})); err != nil || !strings.Contains(page, svg[strings.Index(svg, "\n"):strings.LastIndex(svg, "cpu time")]) {
+		t.Errorf("%v: the page has another picture than\n%s", err, svg)
+	}
+	for _, words := range []string{"the container&#39;s own", "64MiB", "chown", "<td>/scratch</td>"} {
+		if !strings.Contains(page, words) {
+			t.Errorf("no %q in\n%s", words, page)
 		}
 	}
 	e.MustViv("stop", "-t", "0", "web")

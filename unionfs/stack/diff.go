@@ -152,10 +152,12 @@ type Usage struct {
 	Bytes int64 // on disk, of each file once
 }
 
-// Usage counts what is on a branch.
+// Usage counts what is on a branch. What is mounted below it is none of it: a union
+// shows what that hides.
 func (s Stack) Usage(i int) (Usage, error) {
 	var u Usage
 	seen := map[uint64]bool{}
+	dev := uint64(0)
 	root := s.Branches[i].Path
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -170,6 +172,15 @@ func (s Stack) Usage(i int) (Usage, error) {
 				return nil
 			}
 			return &fs.PathError{Op: "lstat", Path: path, Err: err}
+		}
+		if path == root {
+			dev = st.Dev
+		}
+		if st.Dev != dev {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		}
 		if st.Nlink > 1 && !d.IsDir() {
 			if seen[st.Ino] {

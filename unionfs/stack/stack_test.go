@@ -504,3 +504,27 @@ func FuzzOverlayBranches(f *testing.F) {
 		}
 	})
 }
+
+// TestUsageStaysOnTheBranch: a file system that is mounted below is not of the branch.
+func TestUsageStaysOnTheBranch(t *testing.T) {
+	testenv.Root(t)
+	root := t.TempDir()
+	for _, dir := range []string{"a", "mounted"} {
+		if err := os.Mkdir(root+"/"+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount("tmpfs", root+"/mounted", "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(root+"/mounted", unix.MNT_DETACH)
+	for _, file := range []string{"a/one", "mounted/two", "mounted/three"} {
+		if err := os.WriteFile(root+"/"+file, []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u, err := Stack{Type: Overlay, Branches: []aufs.Branch{{Path: root}}}.Usage(0)
+	if err != nil || u.Files != 2 {
+		t.Errorf("%+v, %v: not a and a/one alone", u, err)
+	}
+}

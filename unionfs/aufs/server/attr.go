@@ -78,7 +78,14 @@ func (f *FS) setAttr(n *node, in *fuse.SetAttrIn) error {
 	const here = unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH
 	uid, hasUID := in.GetUID()
 	gid, hasGID := in.GetGID()
-	if hasUID || hasGID {
+	// chown(2) with neither id comes with nothing to set, and is a change of status.
+	const others = fuse.FATTR_MODE | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
+	if hasUID || hasGID || in.Valid&others == 0 {
+		if !hasUID && !hasGID {
+			if err := mayDropSetID(dir, base, in.Caller.Uid); err != nil {
+				return err
+			}
+		}
 		if err := unix.Fchownat(dir, base, ownerOrSame(uid, hasUID), ownerOrSame(gid, hasGID), here); err != nil {
 			return err
 		}
@@ -96,6 +103,20 @@ func (f *FS) setAttr(n *node, in *fuse.SetAttrIn) error {
 		timeOrSame(in.Valid&fuse.FATTR_MTIME != 0, in.Valid&fuse.FATTR_MTIME_NOW != 0, in.Mtime, in.Mtimensec),
 	}
 	return unix.UtimesNanoAt(dir, base, times, here)
+}
+
+// mayDropSetID: a change of owner to the same takes the setuid and setgid bits of a
+// file, which nobody but its owner and root may do; the kernel does not see that, for
+// there is nothing to set.
+func mayDropSetID(dir int, base string, who uint32) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 && who != 0 && who != st.Uid {
+		return unix.EPERM
+	}
+	return nil
 }
 
 func ownerOrSame(id uint32, set bool) int {

@@ -65,32 +65,39 @@ func (f *FS) hasDefaultACL(p *node, dir int) bool {
 	return v == yes
 }
 
-// own gives what was made to the one who made it. In a directory with the setgid
-// bit the branch has set the group already.
-func (s *slot) own() error {
-	if s.uid == 0 && s.gid == 0 {
+// own gives what was made in the directory parent, base in dir or dir itself, to who
+// made it. In a directory with the setgid bit the branch has set the group already.
+// mode is what the file was made with: a change of owner takes bits of it.
+func own(parent, dir int, base string, mode, uid, gid uint32) error {
+	if uid == 0 && gid == 0 {
 		return nil
 	}
-	gid := int(s.gid)
 	var st unix.Stat_t
-	if err := unix.Fstat(s.dir, &st); err != nil {
+	if err := unix.Fstat(parent, &st); err != nil {
 		return err
 	}
+	group := int(gid)
 	if st.Mode&unix.S_ISGID != 0 {
-		gid = -1
+		group = -1
 	}
-	if err := unix.Fchownat(s.dir, s.base, int(s.uid), gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	const here = unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH
+	if err := unix.Fchownat(dir, base, int(uid), group, here); err != nil {
 		return err
 	}
-	if s.mode&(unix.S_ISUID|unix.S_ISGID) == 0 || s.mode&unix.S_IFMT == unix.S_IFDIR || s.mode&unix.S_IFMT == unix.S_IFLNK {
+	kind, setid := mode&unix.S_IFMT, mode&(unix.S_ISUID|unix.S_ISGID)
+	if setid == 0 || kind == unix.S_IFDIR || kind == unix.S_IFLNK {
 		return nil
 	}
-	return chmod(s.dir, s.base, s.mode&0o7777) // chown took these bits
+	// Of the rest a default ACL may have left less than was asked for.
+	if err := unix.Fstatat(dir, base, &st, here); err != nil {
+		return err
+	}
+	return chmod(dir, base, st.Mode&0o7777|setid)
 }
 
 // finish completes what was made: owner, whiteout, node.
 func (f *FS) finish(s *slot, out *fuse.EntryOut) (*node, error) {
-	err := s.own()
+	err := own(s.dir, s.dir, s.base, s.mode, s.uid, s.gid)
 	if err == nil && s.white {
 		err = unix.Unlinkat(s.dir, aufs.Prefix+s.base, 0)
 		if err == unix.ENOENT {

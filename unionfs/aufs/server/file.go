@@ -299,7 +299,7 @@ func (f *FS) tmpfile(p *node, dir int, br *branch, in *fuse.CreateIn, out *fuse.
 		return err
 	}
 	var st unix.Stat_t
-	if err = unix.Fchown(fd, int(in.Uid), int(in.Gid)); err == nil {
+	if err = own(dir, fd, "", unix.S_IFREG|mode, in.Uid, in.Gid); err == nil {
 		err = unix.Fstat(fd, &st)
 	}
 	keep := -1

@@ -330,3 +330,22 @@ func TestCopyUpInheritsNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestTwins: what a file system of the kernel's answers, the union answers.
+func TestTwins(t *testing.T) {
+	for _, seed := range unionfstest.Seeds(t, "testdata/seeds") {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			b := dirs(t, 3)
+			unionfstest.Twins(t, seed, unionfstest.TwinsOptions{Steps: 500, Refuses: lowerRename}, b[0], b[1], func(t *testing.T) string {
+				must(t, os.Chmod(b[2], 0o777))
+				return mount(t, "dirs="+b[2]+"=rw:"+b[1]+"=ro").point
+			})
+		})
+	}
+}
+
+// lowerRename: a directory that lies on a lower branch is not renamed, for its files
+// would have to be copied up, all of them.
+func lowerRename(what string, err error) bool {
+	return strings.Contains(what, ": rename ") && errors.Is(err, unix.EXDEV)
+}
