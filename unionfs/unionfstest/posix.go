@@ -507,6 +507,31 @@ var posixCases = []struct {
 			}
 		}
 	}},
+	{"a write by somebody else takes setuid away that came after the open", func(p *posix) {
+		p.file("f", "old")
+		p.ok(unix.Chmod(p.path("f"), 0o666))
+		fd, err := unix.Open(p.path("f"), unix.O_RDWR|unix.O_CLOEXEC, 0)
+		p.ok(err)
+		defer unix.Close(fd)
+		for _, mode := range []uint32{0o666, 0o6777} {
+			p.ok(unix.Chmod(p.path("f"), mode))
+			as(p.T, 4321, func() {
+				_, err := unix.Pwrite(fd, []byte("a"), 0)
+				p.ok(err)
+			})
+		}
+		if mode := p.stat("f").Mode & 0o7777; mode != 0o777 {
+			p.Errorf("mode %o", mode)
+		}
+	}},
+	{"setuid is not taken away by who may not", func(p *posix) {
+		p.file("f", "old")
+		p.ok(unix.Chmod(p.path("f"), 0o4755))
+		as(p.T, 4321, func() { p.is(unix.Lchown(p.path("f"), -1, -1), unix.EPERM) })
+		if mode := p.stat("f").Mode & 0o7777; mode != 0o4755 {
+			p.Errorf("mode %o", mode)
+		}
+	}},
 	{"a write by somebody else takes setuid away", func(p *posix) {
 		p.file("f", "")
 		p.ok(unix.Chmod(p.path("f"), 0o6777))

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -114,6 +113,7 @@ func lstat(name string) (st unix.Stat_t) {
 // user is a thread that acts for one user, in a working directory of its own.
 type user struct {
 	id   int
+	err  error // of becoming it
 	jobs chan func()
 	done chan struct{}
 }
@@ -122,24 +122,37 @@ func newUser(who []int) *user {
 	u := &user{id: who[0], jobs: make(chan func()), done: make(chan struct{})}
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with it
-		groups := make([]uint32, len(who)-1)
-		for i, g := range who[1:] {
-			groups[i] = uint32(g)
-		}
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil && who[0] != 0 {
-			// By the raw calls, for those of the language are for all threads.
-			unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&groups[0])), 0)
-			unix.RawSyscall(unix.SYS_SETRESGID, uintptr(groups[0]), uintptr(groups[0]), uintptr(groups[0]))
-			unix.RawSyscall(unix.SYS_SETRESUID, uintptr(who[0]), uintptr(who[0]), uintptr(who[0]))
-		}
-		unix.Umask(0o022)
+		u.err = becomeUser(who[0], who[1:])
 		for job := range u.jobs {
 			job()
 		}
 		close(u.done)
 	}()
 	return u
+}
+
+// becomeUser makes the thread a user's, with a working directory of its own: for the
+// file system it has the user's ids and groups, and no capabilities.
+func becomeUser(id int, groups []int) error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	if id == 0 {
+		return nil
+	}
+	if err := unix.Setgroups(groups); err != nil {
+		return err
+	}
+	_ = unix.Setfsgid(groups[0])
+	_ = unix.Setfsuid(id)
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&head, &caps[0]); err != nil {
+		return err
+	}
+	caps[0].Effective, caps[1].Effective = 0, 0
+	return unix.Capset(&head, &caps[0])
 }
 
 // do calls fn in a directory, and waits for it.
@@ -149,7 +162,10 @@ func (u *user) do(dir int, fn func() (string, error)) (string, error) {
 	done := make(chan struct{})
 	u.jobs <- func() {
 		defer close(done)
-		if err = unix.Fchdir(dir); err == nil {
+		if err = u.err; err == nil {
+			err = unix.Fchdir(dir)
+		}
+		if err == nil {
 			data, err = fn()
 		}
 	}
@@ -328,7 +344,7 @@ func (w *twins) operation() operation {
 		return w.times(a)
 	case 13:
 		what := uint32(w.rng.IntN(8))
-		return plain(fmt.Sprintf("access %s %d", a, what), nil, func() error { return unix.Faccessat2(unix.AT_FDCWD, a, what, 0) })
+		return plain(fmt.Sprintf("access %s %d", a, what), nil, func() error { return unix.Faccessat2(unix.AT_FDCWD, a, what, unix.AT_EACCESS) })
 	case 14:
 		return w.attribute(a)
 	case 15:

@@ -78,11 +78,12 @@ func (f *FS) setAttr(n *node, in *fuse.SetAttrIn) error {
 	const here = unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH
 	uid, hasUID := in.GetUID()
 	gid, hasGID := in.GetGID()
-	// chown(2) with neither id comes with nothing to set, and is a change of status.
+	// A change of owner to the same comes with nothing to set, and is a change of
+	// status; so comes a write that has to end setuid and setgid bits.
 	const others = fuse.FATTR_MODE | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
 	if hasUID || hasGID || in.Valid&others == 0 {
 		if !hasUID && !hasGID {
-			if err := mayDropSetID(dir, base, in.Caller.Uid); err != nil {
+			if err := n.mayDropSetID(dir, base, in.Caller.Uid); err != nil {
 				return err
 			}
 		}
@@ -105,18 +106,19 @@ func (f *FS) setAttr(n *node, in *fuse.SetAttrIn) error {
 	return unix.UtimesNanoAt(dir, base, times, here)
 }
 
-// mayDropSetID: a change of owner to the same takes the setuid and setgid bits of a
-// file, which nobody but its owner and root may do; the kernel does not see that, for
-// there is nothing to set.
-func mayDropSetID(dir int, base string, who uint32) error {
+// mayDropSetID: chown(2) to the same owner takes the setuid and setgid bits of a file,
+// which only root and its owner may do. The kernel does not look, for there is nothing
+// to set. What it asks for a write looks the same, but then somebody has the file open
+// to write. n.mu is held.
+func (n *node) mayDropSetID(dir int, base string, who uint32) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 && who != 0 && who != st.Uid {
-		return unix.EPERM
+	if n.dir || st.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 || who == 0 || who == st.Uid || n.open.writers > 0 {
+		return nil
 	}
-	return nil
+	return unix.EPERM
 }
 
 func ownerOrSame(id uint32, set bool) int {
