@@ -1,12 +1,14 @@
 package server_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -344,8 +346,53 @@ func TestTwins(t *testing.T) {
 	}
 }
 
+// TestTwinsAtOnce: the same, of several who work in directories of one union at once.
+func TestTwinsAtOnce(t *testing.T) {
+	const writers = 3
+	b := dirs(t, 3)
+	must(t, os.Chmod(b[2], 0o777))
+	var filled, ended sync.WaitGroup
+	filled.Add(writers)
+	union := sync.OnceValue(func() string { return mount(t, "dirs="+b[2]+"=rw:"+b[1]+"=ro").point })
+	for i := range writers {
+		sub := fmt.Sprint("/", i)
+		must(t, os.Mkdir(b[0]+sub, 0o777))
+		must(t, os.Mkdir(b[1]+sub, 0o777))
+		ended.Go(func() {
+			unionfstest.Twins(t, uint64(i+1), unionfstest.TwinsOptions{Steps: 400, Refuses: lowerRename}, b[0]+sub, b[1]+sub, func(t *testing.T) string {
+				filled.Done()
+				filled.Wait()
+				return union() + sub
+			})
+		})
+	}
+	ended.Wait()
+}
+
 // lowerRename: a directory that lies on a lower branch is not renamed, for its files
 // would have to be copied up, all of them.
 func lowerRename(what string, err error) bool {
 	return strings.Contains(what, ": rename ") && errors.Is(err, unix.EXDEV)
+}
+
+// TestExercise: one file, read and written in all ways, on a bare file system and on
+// unions on which it lies above and below.
+func TestExercise(t *testing.T) {
+	body := bytes.Repeat([]byte("what is below "), 9000)
+	for _, seed := range unionfstest.Seeds(t, "testdata/seeds") {
+		t.Run(fmt.Sprint("bare ", seed), func(t *testing.T) {
+			path := t.TempDir() + "/f"
+			must(t, os.WriteFile(path, body, 0o644))
+			unionfstest.Exercise(t, seed, 400, path, body)
+		})
+		for _, udba := range []string{"none", "reval", "notify"} {
+			t.Run(fmt.Sprint(udba, " ", seed), func(t *testing.T) {
+				b := dirs(t, 2)
+				must(t, os.WriteFile(b[1]+"/f", body, 0o644))
+				u := mount(t, "dirs="+b[0]+"=rw:"+b[1]+"=ro,udba="+udba)
+				unionfstest.Exercise(t, seed, 400, u.path("f"), body)
+				read(t, b[1]+"/f", string(body))
+			})
+		}
+	}
 }
