@@ -30,6 +30,8 @@ type Sample struct {
 	BlockRead, BlockWrite uint64
 	Pids, PidsLimit       uint64
 
+	Figures cgroup.Stats // all that its control groups tell
+
 	CPUPercent float64 // of one CPU, since the sample before
 }
 
@@ -142,6 +144,7 @@ func (e *Engine) sample(c *Container, st wire.Status) (Sample, error) {
 	if err != nil {
 		return s, fmt.Errorf("read the figures of container %s: %w", c.Name, err)
 	}
+	s.Figures = u
 	s.CPU, s.Memory, s.MemoryLimit = u.CPU.Total, u.Memory.WorkingSet(), u.Memory.Limit
 	s.BlockRead, s.BlockWrite = u.IOBytes()
 	s.Pids = u.Pids.Current

@@ -2,26 +2,42 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"vivarium/engine"
+	"vivarium/sandbox/cgroup"
 )
 
 const statsTable = "{{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}"
 
 var statsHeaders = headers{
 	"ID": "CONTAINER ID", "Container": "CONTAINER", "Name": "NAME", "CPUPerc": "CPU %", "MemUsage": "MEM USAGE / LIMIT",
-	"MemPerc": "MEM %", "NetIO": "NET I/O", "BlockIO": "BLOCK I/O", "PIDs": "PIDS",
+	"CPUTime": "CPU USER / SYSTEM", "Throttled": "THROTTLED", "MemAnon": "ANON", "MemCache": "CACHE", "Swap": "SWAP", "OOMKills": "OOM KILLS",
+	"Pressure": "PRESSURE CPU / MEM / IO", "MemPerc": "MEM %", "NetIO": "NET I/O", "BlockIO": "BLOCK I/O", "PIDs": "PIDS",
 }
+
+// statsDetails is the table of --details, which Docker has not: what the memory is
+// used for, and how often and how long there was too little of something.
+const statsDetails = "{{.Name}}\t{{.CPUTime}}\t{{.Throttled}}\t{{.MemUsage}}\t{{.MemAnon}}\t{{.MemCache}}\t{{.Swap}}\t{{.OOMKills}}\t{{.PIDs}}\t{{.Pressure}}"
 
 type statsRow struct {
 	BlockIO, CPUPerc, Container, ID, MemPerc, MemUsage, Name, NetIO, PIDs string
+	// Of --details, and for templates.
+	CPUTime   string // user / system
+	Throttled string // periods in which the quota was used up
+	MemAnon   string // of the usage, what is in no file
+	MemCache  string // of the usage, pages of files
+	Swap      string
+	OOMKills  string
+	Pressure  string // CPU / memory / I/O: of the last ten seconds, how long some had to wait
 }
 
 func newStats(a *app) *cobra.Command {
-	var all, noStream, noTrunc bool
+	var all, noStream, noTrunc, details bool
 	l := listing{table: statsTable, headers: statsHeaders}
 	c := &cobra.Command{Use: "stats [OPTIONS] [CONTAINER...]", Short: "Display a live stream of container(s) resource usage statistics"}
 	fs := c.Flags()
@@ -29,17 +45,22 @@ func newStats(a *app) *cobra.Command {
 	fs.StringVar(&l.format, "format", "", "a Go template, 'table TEMPLATE' or json")
 	fs.BoolVar(&noStream, "no-stream", false, "only pull the first result")
 	fs.BoolVar(&noTrunc, "no-trunc", false, "do not truncate output")
+	fs.BoolVar(&details, "details", false, "show what memory is used for, OOM kills, throttling and pressure")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		e, err := a.engine()
 		if err != nil {
 			return err
 		}
+		if details {
+			l.table = statsDetails
+		}
+		redraw := !noStream && term.IsTerminal(int(a.out.Fd()))
 		return e.Stats(cmd.Context(), args, all, !noStream, func(samples []engine.Sample) error {
 			rows := make([]any, len(samples))
 			for i := range samples {
 				rows[i] = statsRowOf(&samples[i], noTrunc)
 			}
-			if !noStream {
+			if redraw {
 				fmt.Fprint(a.out, "\x1b[H\x1b[2J") // home, clear
 			}
 			return l.print(a.out, false, rows)
@@ -58,8 +79,10 @@ func statsRowOf(s *engine.Sample, noTrunc bool) statsRow {
 	}
 	if s.CPUs == 0 { // it does not run
 		r.CPUPerc, r.MemUsage, r.MemPerc, r.NetIO, r.BlockIO, r.PIDs = "--", "-- / --", "--", "--", "--", "--"
+		r.CPUTime, r.Throttled, r.MemAnon, r.MemCache, r.Swap, r.OOMKills, r.Pressure = "--", "--", "--", "--", "--", "--", "--"
 		return r
 	}
+	r.addDetails(&s.Figures)
 	r.CPUPerc = fmt.Sprintf("%.2f%%", s.CPUPercent)
 	r.MemUsage = units.BytesSize(float64(s.Memory)) + " / " + units.BytesSize(float64(s.MemoryLimit))
 	if s.MemoryLimit > 0 {
@@ -70,4 +93,19 @@ func statsRowOf(s *engine.Sample, noTrunc bool) statsRow {
 	r.BlockIO = size(s.BlockRead) + " / " + size(s.BlockWrite)
 	r.PIDs = fmt.Sprint(s.Pids)
 	return r
+}
+
+func (r *statsRow) addDetails(f *cgroup.Stats) {
+	r.CPUTime = f.CPU.User.Round(time.Millisecond).String() + " / " + f.CPU.System.Round(time.Millisecond).String()
+	r.Throttled, r.OOMKills = countOf(f.CPU.Throttled), countOf(f.Memory.OOMKills)
+	r.MemAnon, r.MemCache, r.Swap = bytesOf(f.Memory.RSS), bytesOf(f.Memory.Cache), bytesOf(f.Memory.Swap)
+	r.Pressure = some(f.Pressure.CPU) + " / " + some(f.Pressure.Memory) + " / " + some(f.Pressure.IO)
+}
+
+// some is the share of the last ten seconds in which somebody waited; v1 tells nothing.
+func some(p *cgroup.Pressure) string {
+	if p == nil {
+		return "--"
+	}
+	return fmt.Sprintf("%.2f%%", p.Some.Avg10)
 }

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -228,6 +229,24 @@ func TestStats(t *testing.T) {
 		t.Errorf("stats -a: %q", got)
 	}
 	fails(t, e.Viv("stats", "--no-stream", "no-such-container"), 1, "no-such-container")
+	if testenv.Reference() {
+		return
+	}
+	details := strings.Split(e.MustViv("stats", "--no-stream", "--details", "one"), "\n")
+	if got := strings.Join(strings.Fields(details[0]), " "); got != "NAME CPU USER / SYSTEM THROTTLED MEM USAGE / LIMIT ANON CACHE SWAP OOM KILLS PIDS PRESSURE CPU / MEM / IO" {
+		t.Errorf("columns of --details: %q", got)
+	}
+	if !regexp.MustCompile(`^one +\S+s / \S+s +0 +\S+ / 64MiB +\S+B +\S+B +0B +0 +1 +\S+ / \S+ / \S+$`).MatchString(details[1]) {
+		t.Errorf("--details: %q", details[1])
+	}
+	// Without a terminal nothing is cleared: lines follow on lines.
+	c := e.Command("stats", "--format", "{{.Name}}", "one").Start()
+	c.Expect("one\none\n")
+	if out := c.Stdout(); strings.Contains(out, "\x1b") {
+		t.Errorf("stream: %q", out)
+	}
+	_ = c.Signal(syscall.SIGINT)
+	c.Wait()
 }
 
 func TestLogsOptions(t *testing.T) {
