@@ -141,7 +141,7 @@ type builder struct {
 	ignore  func() (*ignoreRules, error)
 	seals   sync.WaitGroup
 	images  map[string]*fetched
-	aliases [][2]digest.Digest
+	aliases []store.Step
 }
 
 // made is a layer of this build, or one that was found.
@@ -227,10 +227,10 @@ func (b *builder) keepSteps(ctx context.Context) error {
 	// The build may have been cancelled; a moment more is in place.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
-	if err := b.t.Publish(ctx); err != nil {
+	if err := b.t.Publish(ctx, steps); err != nil {
 		return fmt.Errorf("keep the steps that were done: %w", err)
 	}
-	return b.t.PutSteps(ctx, steps)
+	return nil
 }
 
 // records are the steps of this build that are new and whole.
@@ -240,13 +240,14 @@ func (b *builder) records() []store.Step {
 	var out []store.Step
 	for _, m := range b.order {
 		if m.fresh && m.err == nil && m.sealErr == nil && m.diffID != "" {
-			out = append(out, store.Step{Key: m.key, DiffID: m.diffID, Blob: m.blob, Size: m.size, Created: m.created, Name: m.name})
+			out = append(out, m.record())
 		}
 	}
-	for _, a := range b.aliases {
-		out = append(out, store.Step{Key: a[0], Alias: a[1], Name: "alias"})
-	}
-	return out
+	return append(out, b.aliases...)
+}
+
+func (m *made) record() store.Step {
+	return store.Step{Key: m.key, DiffID: m.diffID, Blob: m.blob, Size: m.size, Created: m.created, Name: m.name}
 }
 
 // makeLayer gives the layer with this key: of this build, of the cache, or by carrying
@@ -304,6 +305,9 @@ func (b *builder) carryOut(ctx context.Context, m *made, lower []string, do func
 		if s, m.sealErr = tree.Seal(ctx, layer.SettleOptions{NotAfter: b.o.Epoch}); m.sealErr == nil {
 			m.diffID, m.blob, m.size = s.DiffID, s.Blob, s.Size
 		}
+		if m.sealErr == nil && keep {
+			m.sealErr = b.t.NoteStep(m.record()) // from here on a kill does not lose it
+		}
 	}
 	if !b.o.Epoch.IsZero() {
 		seal() // it changes times, and so nobody may use the tree before
@@ -342,8 +346,10 @@ func (b *builder) cachedLayer(ctx context.Context, s *step, key digest.Digest) *
 }
 
 // alias notes that one key stands for another.
-func (b *builder) alias(from, to digest.Digest) {
+func (b *builder) alias(from, to digest.Digest) error {
+	st := store.Step{Key: from, Alias: to, Name: "alias"}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.aliases = append(b.aliases, [2]digest.Digest{from, to})
+	b.aliases = append(b.aliases, st)
+	b.mu.Unlock()
+	return b.t.NoteStep(st)
 }

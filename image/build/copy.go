@@ -131,7 +131,9 @@ func (j *copying) layer(ctx context.Context, st *step) (cached bool, err error) 
 		}
 	}
 	if fast != "" && !m.cached && m.fresh {
-		s.b.alias(fast, key)
+		if err := s.b.alias(fast, key); err != nil {
+			return false, err
+		}
 	}
 	chain := key
 	if j.link {

@@ -76,13 +76,18 @@ func (s *Store) readStep(key digest.Digest) (Step, error) {
 	if err := json.Unmarshal(b, &st); err != nil {
 		return st, fmt.Errorf("decode the record of a build step: %w", err)
 	}
+	return st, st.check()
+}
+
+// check tells whether a record that was read makes sense.
+func (st *Step) check() error {
 	if st.Version == stepVersion && st.Alias != "" {
-		return st, nil
+		return nil
 	}
 	if st.Version != stepVersion || !isSHA256(st.DiffID) || !isSHA256(st.Blob.Digest) || st.Blob.Size < 0 {
-		return st, errors.New("the record of a build step makes no sense")
+		return errors.New("the record of a build step makes no sense")
 	}
-	return st, nil
+	return nil
 }
 
 // PutSteps writes records of steps whose layers are in the store. A record that is
@@ -96,6 +101,11 @@ func (t *Tx) PutSteps(ctx context.Context, steps []Step) error {
 		return err
 	}
 	defer hold()
+	return t.putStepsLocked(steps)
+}
+
+// putStepsLocked writes the records. The store is held.
+func (t *Tx) putStepsLocked(steps []Step) error {
 	if err := os.MkdirAll(t.s.stepsDir(), 0o700); err != nil {
 		return fmt.Errorf("record a build step: %w", err)
 	}
@@ -148,6 +158,9 @@ func (s *Store) Steps() ([]Step, error) {
 // PruneSteps removes the records that drop chooses, and damaged ones, and then what
 // nothing else needs. It returns what was dropped.
 func (s *Store) PruneSteps(ctx context.Context, drop func(Step) bool) ([]Step, Collected, error) {
+	if err := s.sweep(ctx); err != nil { // steps of killed builds count too
+		return nil, Collected{}, err
+	}
 	steps, err := s.Steps()
 	if err != nil {
 		return nil, Collected{}, err

@@ -319,6 +319,94 @@ func TestBuildKilled(t *testing.T) {
 	}
 }
 
+// TestBuildKilledKeepsSteps kills a build in its third command: the next one begins there,
+// and a prune takes what the killed one left.
+func TestBuildKilledKeepsSteps(t *testing.T) {
+	vivOnly(t, "the reference has a daemon")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"file": "content\n",
+		"Dockerfile": "FROM box\nRUN echo one > /one\nCOPY file /two\nRUN test -e /dev/shm/no || { cat /one /two; echo be''gun; sleep 1000; }\n"})
+	kill := func() {
+		t.Helper()
+		cmd := e.Command("build", "--progress", "plain", dir)
+		cmd.Terminal = true
+		p := cmd.Start()
+		p.Expect(" begun") // which is no part of the step's name
+		for end := time.Now().Add(time.Minute); journaledSteps(t, e) < 2; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the steps that are done are written down nowhere")
+			}
+		}
+		if err := p.Signal(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		p.Wait()
+	}
+	kill()
+	replaceIn(t, filepath.Join(dir, "Dockerfile"), "test -e /dev/shm/no", "true")
+	res := e.Viv("build", "--progress", "plain", "-t", "went-on", dir)
+	if res.Code != 0 || !strings.Contains(res.Stderr, "#2 CACHED") || !strings.Contains(res.Stderr, "#3 CACHED") || strings.Contains(res.Stderr, "#4 CACHED") {
+		t.Errorf("the steps that were done run again: %v", res)
+	}
+	if got := inImage(t, e, "went-on", "cat /one /two"); got != "one\ncontent" {
+		t.Errorf("the image has %q", got)
+	}
+	e.MustViv("rmi", "went-on")
+	e.MustViv("builder", "prune", "-f")
+	replaceIn(t, filepath.Join(dir, "Dockerfile"), "RUN true ||", "RUN test -e /dev/shm/no ||")
+	kill()
+	if out := e.MustViv("builder", "prune", "-f"); !strings.Contains(out, "sha256:") {
+		t.Errorf("what the killed build had done was not pruned: %s", out)
+	}
+	if left := filesBelow(t, filepath.Join(e.Root, "build/steps")); len(left) != 0 {
+		t.Errorf("after the prune: %v", left)
+	}
+	e.MustViv("ps") // which ends what the killed build ran
+	if out := e.MustViv("system", "check"); out != "all is well" {
+		t.Errorf("after the kill: %s", out)
+	}
+}
+
+// journaledSteps counts the layers that a build at work says to be whole.
+func journaledSteps(t *testing.T, e *testenv.Instance) (n int) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(e.Root, "tmp/image-*/steps"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		n += strings.Count(string(b), `"tree"`)
+	}
+	return n
+}
+
+func replaceIn(t *testing.T, file, old, with string) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(string(b), old, with, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func filesBelow(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
 // TestBuildInterrupted cancels a build: what was done before stays in the cache.
 func TestBuildInterrupted(t *testing.T) {
 	vivOnly(t, "the words are ours")
