@@ -419,19 +419,12 @@ func newBuilderPrune(a *app) *cobra.Command {
 	fs := c.Flags()
 	fs.BoolVarP(&o.All, "all", "a", false, "remove the directories of cache mounts too")
 	fs.BoolVarP(&force, "force", "f", false, "do not prompt for confirmation")
-	fs.StringArrayVar(&filters, "filter", nil, "provide filter values (e.g. 'until=24h')")
+	fs.StringArrayVar(&filters, "filter", nil, "provide filter values (e.g. 'until=24h', 'id=<key>')")
 	fs.StringVar(&keep, "keep-storage", "", "amount of disk space to keep for cache")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		for _, f := range filters {
-			v, ok := strings.CutPrefix(f, "until=")
-			if !ok {
-				return usagef("invalid filter '%s'", f)
-			}
-			d, err := time.ParseDuration(v)
-			if err != nil || d < 0 {
-				return usagef("invalid filter '%s': %s is no duration", f, v)
-			}
-			o.Until = d
+		var err error
+		if o.Filters, err = parseFilters(filters); err != nil {
+			return err
 		}
 		if keep != "" {
 			n, err := units.RAMInBytes(keep)
@@ -444,15 +437,17 @@ func newBuilderPrune(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if !force && !a.confirm("WARNING! This will remove build cache.") {
+		warning := "WARNING! This will remove all build cache but the directories of cache mounts."
+		if o.All {
+			warning = "WARNING! This will remove all build cache."
+		}
+		if !force && !a.confirm(warning) {
 			return nil
 		}
-		keys, bytes, err := e.PruneBuild(cmd.Context(), o)
-		for _, k := range keys {
-			fmt.Fprintln(a.out, k)
-		}
+		rep, err := e.PruneBuild(cmd.Context(), o)
+		a.printPruned("Deleted build cache objects:", rep)
 		if err == nil {
-			fmt.Fprintf(a.out, "Total reclaimed space: %s\n", units.HumanSize(float64(bytes)))
+			fmt.Fprintf(a.out, "Total reclaimed space: %s\n", units.HumanSize(float64(rep.SpaceReclaimed)))
 		}
 		return err
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -147,7 +148,8 @@ func (s *Store) Steps() ([]Step, error) {
 		out = append(out, st)
 	}
 	slices.SortFunc(out, func(a, b Step) int {
-		if c := a.Used.Compare(b.Used); c != 0 {
+		// A file's time is no finer than the kernel's tick.
+		if c := cmp.Or(a.Used.Compare(b.Used), a.Created.Compare(b.Created)); c != 0 {
 			return c
 		}
 		return strings.Compare(string(a.Key), string(b.Key))

@@ -174,6 +174,64 @@ func TestBuildCache(t *testing.T) {
 	}
 }
 
+// TestBuildCacheUse: df measures the build cache, and the prunes give it back by age, by
+// room and with everything else.
+func TestBuildCacheUse(t *testing.T) {
+	vivOnly(t, "the figures are ours")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": `FROM box AS first
+RUN head -c 100000 /dev/zero > /early
+FROM box AS second
+RUN --mount=type=cache,target=/cache head -c 30000 /dev/zero > /cache/file; head -c 50000 /dev/zero > /late
+FROM box
+COPY --from=first /early /copied
+`})
+	row := func() string {
+		t.Helper()
+		return e.MustViv("system", "df", "--format", "{{if eq .Type \"Build Cache\"}}{{.TotalCount}} {{.Active}} {{.Size}} {{.Reclaimable}}{{end}}")
+	}
+	if got := strings.TrimSpace(row()); got != "0 0 0B 0B" {
+		t.Errorf("before any build: %q", got)
+	}
+	build(t, e, dir, "-t", "used")
+	if got := strings.TrimSpace(row()); got != "2 1 100kB 100kB (100%)" {
+		t.Errorf("with an image that has one of two layers: %q", got)
+	}
+	build(t, e, dir, "--target", "second")
+	e.MustViv("image", "prune", "-f")
+	if got := strings.TrimSpace(row()); got != "4 1 180kB 180kB (100%)" {
+		t.Errorf("with a cache directory and an image that went: %q", got)
+	}
+	for _, args := range [][]string{{"--filter", "until=1h"}, {"--all", "--filter", "until=1h"}, {"--keep-storage", "1m"}, {"--all", "--keep-storage", "1m"}, {"--filter", "id=sha256:x"}} {
+		if out := e.MustViv(append([]string{"builder", "prune", "-f"}, args...)...); strings.TrimSpace(out) != "Total reclaimed space: 0B" {
+			t.Errorf("builder prune %v removed %s", args, out)
+		}
+	}
+	// The copy was made after the layer that it is of, and the image has it.
+	if out := e.MustViv("builder", "prune", "-f", "--keep-storage", "160k"); !strings.Contains(out, "sha256:") {
+		t.Errorf("nothing was removed: %s", out)
+	}
+	if got := strings.TrimSpace(row()); !strings.HasSuffix(got, " 80kB 80kB (100%)") {
+		t.Errorf("the layer that was used first should have gone: %q", got)
+	}
+	if out := e.MustViv("system", "prune", "-f", "--filter", "label=none"); strings.Contains(out, "build cache") {
+		t.Errorf("what has no labels was removed by its label: %s", out)
+	}
+	if out := e.MustViv("system", "prune", "-f"); !strings.Contains(out, "Deleted build cache objects:\nsha256:") {
+		t.Errorf("system prune left the build cache: %s", out)
+	}
+	if got := strings.TrimSpace(row()); got != "1 0 30kB 30kB (100%)" {
+		t.Errorf("after system prune: %q", got)
+	}
+	if out := e.MustViv("system", "prune", "-f", "--all"); !strings.Contains(out, "cache:") {
+		t.Errorf("system prune --all left the cache directory: %s", out)
+	}
+	if got := strings.TrimSpace(row()); got != "0 0 0B 0B" {
+		t.Errorf("after system prune --all: %q", got)
+	}
+	fails(t, e.Viv("builder", "prune", "-f", "--filter", "color=red"), 1, "invalid filter 'color'")
+}
+
 // TestBuildFails looks at errors: the code, the place, and what is kept of the build.
 func TestBuildFails(t *testing.T) {
 	vivOnly(t, "the wording is ours where Docker's names its daemon")
