@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"vivarium/image"
 	"vivarium/image/build"
+	"vivarium/image/registry"
 	"vivarium/image/store"
 )
 
@@ -34,10 +36,14 @@ type BuildOptions struct {
 	Secrets        map[string]build.Secret
 	SSH            map[string]string
 	Epoch          time.Time // SOURCE_DATE_EPOCH; zero: none
-	Output         BuildOutput
+	Squash         bool      // one layer of what the build makes
+	SquashAll      bool      // one layer of everything
+	Outputs        []BuildOutput
 
 	Progress     func(build.Event) // may be nil; never called by two goroutines at once
 	PullProgress PullProgress      // may be nil
+	// Pushed is called after each name that was pushed; may be nil.
+	Pushed func(image.Reference, registry.PushResult)
 }
 
 // Build makes an image from a Dockerfile. A *build.Error tells the place in it.
@@ -64,7 +70,7 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	o.Image = base.find
 	w := &workshop{e: e}
 	o.Run, o.Fetch, o.Clone = w.run, fetchURL, cloneGit
-	if err := opt.Output.set(&o); err != nil {
+	if err := opt.setOutputs(&o); err != nil {
 		return image.Image{}, err
 	}
 	res, err := build.Build(ctx, o)
@@ -75,7 +81,14 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	for _, n := range res.Image.RepoTags() {
 		e.emit(objectEvent("image", "tag", string(res.Image.ID), map[string]string{"name": n}))
 	}
-	return res.Image, opt.Output.save(ctx, e, res.Image, o.Names)
+	for i := range opt.Outputs {
+		if out := &opt.Outputs[i]; !out.files() {
+			if err := out.put(ctx, e, res.Image, o.Names, opt.Pushed); err != nil {
+				return res.Image, err
+			}
+		}
+	}
+	return res.Image, nil
 }
 
 // plain checks the options and gives those that need no files.
@@ -83,6 +96,12 @@ func (opt *BuildOptions) plain() (build.Options, error) {
 	o := build.Options{Dockerfile: opt.Dockerfile, DockerfileName: opt.DockerfileName, Target: opt.Target, BuildArgs: opt.BuildArgs,
 		Labels: opt.Labels, NoCache: opt.NoCache, Network: opt.Network, ExtraHosts: opt.ExtraHosts, Secrets: opt.Secrets, SSH: opt.SSH,
 		Epoch: opt.Epoch, Progress: opt.Progress, Contexts: map[string]build.Context{}}
+	switch {
+	case opt.SquashAll:
+		o.Squash = build.SquashAll
+	case opt.Squash:
+		o.Squash = build.SquashNew
+	}
 	switch opt.Network {
 	case "", "default", "bridge":
 		o.Network = "default"
@@ -100,18 +119,13 @@ func (opt *BuildOptions) plain() (build.Options, error) {
 			return o, errorf(ErrInvalid, "unknown permission %q: there are network.host and security.insecure", a)
 		}
 	}
-	for _, n := range opt.Names {
-		r, err := image.ParseReference(n)
-		if err != nil {
-			return o, &Error{Kind: ErrInvalid, Msg: fmt.Sprintf("invalid tag %q: %v", n, err), cause: err}
-		}
-		if r.Digest != "" {
-			return o, errorf(ErrInvalid, "invalid tag %q: a name with a digest cannot be given", n)
-		}
-		if n == hostImage {
-			return o, errorf(ErrInvalid, "the name %q belongs to the built-in image", hostImage)
-		}
-		o.Names = append(o.Names, r.String())
+	names := slices.Clone(opt.Names)
+	for _, out := range opt.Outputs {
+		names = append(names, out.Names...)
+	}
+	var err error
+	if o.Names, err = fullNames(names); err != nil {
+		return o, err
 	}
 	o.Platform = image.DefaultPlatform()
 	if opt.Platform != "" {
@@ -122,6 +136,26 @@ func (opt *BuildOptions) plain() (build.Options, error) {
 		o.Platform = p
 	}
 	return o, nil
+}
+
+// fullNames are the names that an image shall get, in full and each once.
+func fullNames(names []string) (full []string, err error) {
+	for _, n := range names {
+		r, err := image.ParseReference(n)
+		if err != nil {
+			return nil, &Error{Kind: ErrInvalid, Msg: fmt.Sprintf("invalid tag %q: %v", n, err), cause: err}
+		}
+		if r.Digest != "" {
+			return nil, errorf(ErrInvalid, "invalid tag %q: a name with a digest cannot be given", n)
+		}
+		if n == hostImage {
+			return nil, errorf(ErrInvalid, "the name %q belongs to the built-in image", hostImage)
+		}
+		if !slices.Contains(full, r.String()) {
+			full = append(full, r.String())
+		}
+	}
+	return full, nil
 }
 
 func openDir(name string) (*os.File, error) {

@@ -15,15 +15,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"vivarium/engine"
+	"vivarium/image"
 	"vivarium/image/build"
+	"vivarium/image/registry"
 )
 
 // buildFlags are the flags of build that are not the engine's options yet.
 type buildFlags struct {
-	file, iidfile, progress, output string
-	args, labels, secrets, ssh      []string
-	contexts                        []string
-	quiet                           bool
+	file, iidfile, progress    string
+	args, labels, secrets, ssh []string
+	contexts, outputs          []string
+	quiet, push, load          bool
 }
 
 func newBuild(a *app) *cobra.Command {
@@ -39,6 +41,8 @@ func newBuild(a *app) *cobra.Command {
 	fs.StringVar(&o.Target, "target", "", "set the target build stage to build")
 	fs.StringVar(&o.Platform, "platform", "", "set target platform for build")
 	fs.BoolVar(&o.NoCache, "no-cache", false, "do not use cache when building the image")
+	fs.BoolVar(&o.Squash, "squash", false, "squash newly built layers into a single new layer")
+	fs.BoolVar(&o.SquashAll, "squash-all", false, "squash all layers, those of the base image too, into a single new layer")
 	fs.BoolVar(&o.Pull, "pull", false, "always attempt to pull all referenced images")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "suppress the build output and print image ID on success")
 	fs.StringVar(&f.iidfile, "iidfile", "", "write the image ID to a file")
@@ -48,22 +52,17 @@ func newBuild(a *app) *cobra.Command {
 	fs.StringArrayVar(&o.Allow, "allow", nil, "allow extra privileged entitlement (network.host, security.insecure)")
 	fs.StringArrayVar(&f.secrets, "secret", nil, "secret to expose to the build (format: id=mysecret[,src=/local/secret])")
 	fs.StringArrayVar(&f.ssh, "ssh", nil, "SSH agent socket to expose to the build (format: default|<id>[=<socket>])")
-	fs.StringVarP(&f.output, "output", "o", "", "output destination (format: 'type=local|tar|oci|docker|image,dest=path', or a directory)")
+	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "output destination (format: 'type=image|registry|local|tar|oci|docker,dest=path,name=ref,push=true', or a directory)")
+	fs.BoolVar(&f.push, "push", false, "shorthand for '--output=type=registry'")
+	fs.BoolVar(&f.load, "load", false, "shorthand for '--output=type=docker': the image is put into the store")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := f.read(a, &o, args[0]); err != nil {
 			return err
 		}
-		out, err := outputOf(f.output)
-		if err != nil {
+		if err := f.readOutputs(&o); err != nil {
 			return err
 		}
-		if o.Output = out; out.Type == "tar" || out.Type == "oci" || out.Type == "docker" {
-			return a.toFile(out.Dest, func(w io.Writer) error {
-				o.Output.W = w
-				return f.build(cmd.Context(), a, o)
-			})
-		}
-		return f.build(cmd.Context(), a, o)
+		return f.withFiles(a, o.Outputs, func() error { return f.build(cmd.Context(), a, o) })
 	}
 	return c
 }
@@ -78,7 +77,7 @@ func (f *buildFlags) build(ctx context.Context, a *app, o engine.BuildOptions) e
 	if err != nil {
 		return err
 	}
-	o.Progress, o.PullProgress = show.event, nil
+	o.Progress, o.PullProgress, o.Pushed = show.event, nil, show.pushed
 	img, err := e.Build(ctx, o)
 	show.end()
 	if err != nil {
@@ -167,40 +166,6 @@ func (f *buildFlags) readFile(o *engine.BuildOptions) error {
 	defer file.Close()
 	o.Dockerfile, err = io.ReadAll(io.LimitReader(file, maxDockerfile+1))
 	return err
-}
-
-// outputOf reads --output: type=TYPE,dest=PATH; "-" is a tar on standard output, and
-// anything else a directory.
-func outputOf(text string) (engine.BuildOutput, error) {
-	var o engine.BuildOutput
-	if text == "" {
-		return o, nil
-	}
-	if text == "-" {
-		return engine.BuildOutput{Type: "tar"}, nil
-	}
-	if !strings.Contains(text, "=") {
-		return engine.BuildOutput{Type: "local", Dest: text}, nil
-	}
-	for field := range strings.SplitSeq(text, ",") {
-		switch k, v, _ := strings.Cut(field, "="); k {
-		case "type":
-			o.Type = v
-		case "dest":
-			if o.Dest = v; v == "-" {
-				o.Dest = ""
-			}
-		default:
-			return o, usagef("unknown key %q of --output", k)
-		}
-	}
-	switch {
-	case o.Type == "":
-		return o, usagef("--output %s: type is required", text)
-	case o.Type == "local" && o.Dest == "":
-		return o, usagef("--output %s: dest is required for a local output", text)
-	}
-	return o, nil
 }
 
 // pairsOf reads NAME=VALUE; with env NAME alone means the environment's value, if it has one.
@@ -403,6 +368,12 @@ func (p *buildPrinter) success(id string, tags []string) {
 	fmt.Fprintf(p.a.err, "writing image %s done\n", id)
 	for _, t := range tags {
 		fmt.Fprintf(p.a.err, "naming to %s done\n", t)
+	}
+}
+
+func (p *buildPrinter) pushed(r image.Reference, res registry.PushResult) {
+	if !p.quiet {
+		fmt.Fprintf(p.a.err, "pushing %s with digest %s done\n", r.Familiar(), res.Digest)
 	}
 }
 

@@ -54,6 +54,10 @@ type Options struct {
 	// Epoch, if not zero, is the time of the image, and the latest time that a file of
 	// it may have (SOURCE_DATE_EPOCH).
 	Epoch time.Time
+	// Squash says which layers of the image become one; Keep is how many at the bottom
+	// stay with SquashAll.
+	Squash Squash
+	Keep   int
 	// FilesOnly is for a build whose files are wanted and no image.
 	FilesOnly bool
 
@@ -161,13 +165,17 @@ type made struct {
 	sealErr error
 }
 
+func newBuilder(o *Options) *builder {
+	return &builder{
+		o: o, report: &reporter{tell: o.Progress}, work: make(chan struct{}, max(2, runtime.NumCPU())),
+		stages: map[*stageDef]*stage{}, steps: map[digest.Digest]*made{}, images: map[string]*fetched{},
+	}
+}
+
 // Build builds the target stage, and puts the image into the store. What steps had made
 // before an error stays in the cache.
 func Build(ctx context.Context, o Options) (Result, error) {
-	b := &builder{
-		o: &o, report: &reporter{tell: o.Progress}, work: make(chan struct{}, max(2, runtime.NumCPU())),
-		stages: map[*stageDef]*stage{}, steps: map[digest.Digest]*made{}, images: map[string]*fetched{},
-	}
+	b := newBuilder(&o)
 	b.ignore = sync.OnceValues(b.readIgnore)
 	var err error
 	if b.f, err = parse(&o, b.report.warn); err != nil {

@@ -19,10 +19,6 @@ import (
 
 // finish makes the image of a stage, and puts it into the store.
 func (b *builder) finish(ctx context.Context, st *stage) (Result, error) {
-	layers, diffIDs, err := st.blobs()
-	if err != nil {
-		return Result{}, errors.Join(err, b.keepSteps(ctx))
-	}
 	if b.o.Files != nil {
 		if err := b.handOut(ctx, st); err != nil {
 			return Result{}, errors.Join(err, b.keepSteps(ctx))
@@ -30,6 +26,17 @@ func (b *builder) finish(ctx context.Context, st *stage) (Result, error) {
 	}
 	if b.o.FilesOnly {
 		return Result{}, b.keepSteps(ctx)
+	}
+	if b.o.Squash != SquashNone {
+		err := st.squash(ctx)
+		b.seals.Wait()
+		if err != nil {
+			return Result{}, errors.Join(err, b.keepSteps(ctx))
+		}
+	}
+	layers, diffIDs, err := st.blobs()
+	if err != nil {
+		return Result{}, errors.Join(err, b.keepSteps(ctx))
 	}
 	res, err := st.describe(layers, diffIDs)
 	if err != nil {

@@ -604,6 +604,108 @@ func TestBuildOutput(t *testing.T) {
 	}
 }
 
+// TestBuildPush pushes what it builds, under all names, beside other outputs.
+func TestBuildPush(t *testing.T) {
+	vivOnly(t, "the registry is in the engine's own network")
+	e := newBox(t)
+	host := e.Registry(nil)
+	dir := contextDir(t, map[string]string{"Dockerfile": "FROM box\nRUN echo pushed > /file\n"})
+	pull := func(names ...string) {
+		t.Helper()
+		for _, n := range names {
+			e.Viv("rmi", n)
+			e.MustViv("pull", "-q", n)
+			if got := inImage(t, e, n, "cat /file"); got != "pushed" {
+				t.Errorf("%s has %q", n, got)
+			}
+		}
+	}
+	one, two, three := host+"/a/one:v1", host+"/b/two:v2", host+"/a/three:latest"
+	res := e.Viv("build", "--push", "-t", one, "-t", two, dir)
+	if res.Code != 0 || strings.Count(res.Stderr, "pushing "+host) != 2 {
+		t.Errorf("--push: %v", res)
+	}
+	pull(one, two)
+	files := filepath.Join(t.TempDir(), "files")
+	archive := filepath.Join(t.TempDir(), "a.tar")
+	e.MustViv("build", "-q", "-o", "type=image,push=true,name="+three, "-o", "type=local,dest="+files, "-o", "type=oci,dest="+archive, dir)
+	pull(three)
+	if b, err := os.ReadFile(files + "/file"); err != nil || string(b) != "pushed\n" {
+		t.Errorf("the directory has %q (%v)", b, err)
+	}
+	e.MustViv("rmi", three)
+	if got := e.MustViv("load", "-i", archive); !strings.Contains(got, three) {
+		t.Errorf("the archive was loaded as %q", got)
+	}
+	fails(t, e.Viv("build", "--push", dir), 1, "tag is needed when pushing to registry")
+	fails(t, e.Viv("build", "-o", "type=registry,name="+host+"/UPPER", dir), 1, "invalid tag")
+	fails(t, e.Viv("build", "-o", "-", "-o", "type=oci", dir), 125, "only one output")
+}
+
+// TestSquash makes one layer of several: by a build, above the base image or of all, and of
+// an image that is there.
+func TestSquash(t *testing.T) {
+	vivOnly(t, "the reference's builder does not squash")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": `FROM box AS base
+RUN mkdir /d && echo 1 > /d/one && echo 1 > /d/two && echo 1 > /gone && ln /d/one /hard
+FROM base
+RUN echo big > /big && echo 2 > /d/two
+RUN rm -r /big /gone /bin/sleep && rm -r /d && mkdir /d && echo 3 > /d/three
+ENV KEPT=yes
+ONBUILD RUN false
+CMD ["cat", "/d/three"]
+`})
+	layers := func(image string) string {
+		t.Helper()
+		return e.MustViv("inspect", "--type", "image", "-f", "{{len .RootFS.Layers}}", image)
+	}
+	look := func(image string) string {
+		t.Helper()
+		return inImage(t, e, image, "echo $KEPT; find / -xdev ! -path '/proc/*' ! -path '/sys/*' ! -path '/dev/*' ! -path '/etc/host*' ! -path '/etc/resolv.conf' | sort; cat /hard")
+	}
+	first := build(t, e, dir, "-t", "plain")
+	seen, base := look("plain"), layers("box")
+	if !strings.Contains(seen, "/d/three\n") || strings.Contains(seen, "/d/one\n") || strings.Contains(seen, "/big\n") {
+		t.Fatalf("the image has %s", seen)
+	}
+	id := build(t, e, dir, "--squash", "-t", "squashed")
+	e.MustViv("squash", "-t", "later", "--from", "box", "plain")
+	for _, name := range []string{"squashed", "later"} {
+		if got := layers(name); base != "1" || got != "2" {
+			t.Errorf("%s has %s layers, and the base %s", name, got, base)
+		}
+		if got := look(name); got != seen {
+			t.Errorf("%s has %s, want %s", name, got, seen)
+		}
+		if got := strings.Count(e.MustViv("history", "--format", "{{.Comment}}", name), "merge of 3 layers"); got != 1 {
+			t.Errorf("the history of %s says %d times that layers were merged", name, got)
+		}
+	}
+	if again := build(t, e, dir, "--squash"); again != id {
+		t.Errorf("the second build gave %s, the first %s", again, id)
+	}
+	build(t, e, dir, "--squash-all", "-t", "all")
+	e.MustViv("squash", "-t", "all-later", "plain")
+	for _, name := range []string{"all", "all-later"} {
+		if got := layers(name); got != "1" {
+			t.Errorf("%s has %s layers", name, got)
+		}
+		if got := look(name); got != seen {
+			t.Errorf("%s has %s, want %s", name, got, seen)
+		}
+	}
+	if got := e.MustViv("inspect", "--type", "image", "-f", "{{.Id}} {{json .Config.Cmd}}", "plain"); got != first+` ["cat","/d/three"]` {
+		t.Errorf("the image itself was changed: %s", got)
+	}
+	want(t, e.Viv("run", "--rm", "--network", "none", "all-later"), 0, "3\n")
+	if out := e.MustViv("system", "check"); out != "all is well" {
+		t.Errorf("after squashing: %s", out)
+	}
+	fails(t, e.Viv("squash", "--from", "plain", "box"), 1, "does not begin with the layers of plain")
+	fails(t, e.Viv("squash", "nobody"), 1, "nobody")
+}
+
 // TestBuildContexts takes the Dockerfile from standard input, and files from named contexts.
 func TestBuildContexts(t *testing.T) {
 	vivOnly(t, "the image is not one of a registry")
