@@ -39,6 +39,8 @@ type BuildOptions struct {
 	Squash         bool      // one layer of what the build makes
 	SquashAll      bool      // one layer of everything
 	Outputs        []BuildOutput
+	CacheFrom      []BuildCache
+	CacheTo        []BuildCache
 
 	Progress     func(build.Event) // may be nil; never called by two goroutines at once
 	PullProgress PullProgress      // may be nil
@@ -71,6 +73,9 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	w := &workshop{e: e}
 	o.Run, o.Fetch, o.Clone = w.run, fetchURL, cloneGit
 	if err := opt.setOutputs(&o); err != nil {
+		return image.Image{}, err
+	}
+	if err := e.setCaches(&opt, &o); err != nil {
 		return image.Image{}, err
 	}
 	res, err := build.Build(ctx, o)

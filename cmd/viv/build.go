@@ -25,6 +25,7 @@ type buildFlags struct {
 	file, iidfile, progress    string
 	args, labels, secrets, ssh []string
 	contexts, outputs          []string
+	cacheFrom, cacheTo         []string
 	quiet, push, load          bool
 }
 
@@ -40,6 +41,8 @@ func newBuild(a *app) *cobra.Command {
 	fs.StringArrayVar(&f.contexts, "build-context", nil, "additional build contexts (e.g., name=path, name=docker-image://alpine)")
 	fs.StringVar(&o.Target, "target", "", "set the target build stage to build")
 	fs.StringVar(&o.Platform, "platform", "", "set target platform for build")
+	fs.StringArrayVar(&f.cacheFrom, "cache-from", nil, "external cache sources (e.g., \"user/app:cache\", \"type=local,src=path/to/dir\")")
+	fs.StringArrayVar(&f.cacheTo, "cache-to", nil, "cache export destinations (e.g., \"user/app:cache\", \"type=local,dest=path/to/dir\", \"type=inline\")")
 	fs.BoolVar(&o.NoCache, "no-cache", false, "do not use cache when building the image")
 	fs.BoolVar(&o.Squash, "squash", false, "squash newly built layers into a single new layer")
 	fs.BoolVar(&o.SquashAll, "squash-all", false, "squash all layers, those of the base image too, into a single new layer")
@@ -59,7 +62,7 @@ func newBuild(a *app) *cobra.Command {
 		if err := f.read(a, &o, args[0]); err != nil {
 			return err
 		}
-		if err := f.readOutputs(&o); err != nil {
+		if err := errors.Join(f.readOutputs(&o), f.readCaches(&o)); err != nil {
 			return err
 		}
 		return f.withFiles(a, o.Outputs, func() error { return f.build(cmd.Context(), a, o) })
@@ -300,7 +303,11 @@ func (p *buildPrinter) event(e build.Event) {
 		fmt.Fprintf(w, "#%d ERROR: %v\n", e.Step, e.Err)
 	case build.Warned:
 		p.warns++
-		fmt.Fprintf(w, "WARN: %s: %s (line %d)\n", e.Warning.Rule, e.Warning.Text, e.Warning.Line)
+		where := ""
+		if e.Warning.Line > 0 {
+			where = fmt.Sprintf(" (line %d)", e.Warning.Line)
+		}
+		fmt.Fprintf(w, "WARN: %s: %s%s\n", e.Warning.Rule, e.Warning.Text, where)
 	}
 }
 

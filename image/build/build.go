@@ -43,6 +43,11 @@ type Options struct {
 	Names     []string // full names that the image gets
 	Platform  ocispec.Platform
 
+	CacheFrom []CacheSource
+	CacheTo   []CacheTarget
+	// InlineCache puts into the image's config by which keys its layers are found.
+	InlineCache bool
+
 	NoCache bool // every step is carried out
 	// Network is the network of RUN without --network: "default", "none" or "host".
 	Network    string
@@ -145,7 +150,9 @@ type builder struct {
 	ignore  func() (*ignoreRules, error)
 	seals   sync.WaitGroup
 	images  map[string]*fetched
-	aliases []store.Step
+	aliases []store.Step // to be recorded
+	met     []store.Step // aliases that were there
+	imports []*imported
 }
 
 // made is a layer of this build, or one that was found.
@@ -189,6 +196,10 @@ func Build(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer b.t.Close()
+	defer b.closeCaches()
+	if err := b.loadCaches(ctx); err != nil {
+		return Result{}, err
+	}
 	b.sums = openSums(o.Store)
 	st, err := b.runStages(ctx, target)
 	b.seals.Wait()
@@ -278,8 +289,7 @@ func (b *builder) makeLayer(ctx context.Context, s *step, key digest.Digest, low
 	b.mu.Unlock()
 	defer close(m.ready)
 	if !b.o.NoCache {
-		if st, tree, ok := b.t.FindStep(ctx, key); ok {
-			m.tree, m.diffID, m.blob, m.size, m.created, m.cached = tree, st.DiffID, st.Blob, st.Size, st.Created, true
+		if b.find(ctx, m) {
 			close(m.sealed)
 			return m, nil
 		}
@@ -342,14 +352,15 @@ func (b *builder) cachedLayer(ctx context.Context, s *step, key digest.Digest) *
 	if here {
 		return nil // of this build, which makeLayer knows
 	}
-	st, tree, ok := b.t.FindStep(ctx, key)
-	if !ok {
-		return nil
-	}
-	m := &made{key: key, name: s.name, tree: tree, ready: make(chan struct{}), sealed: make(chan struct{}),
-		diffID: st.DiffID, blob: st.Blob, size: st.Size, created: st.Created, cached: true}
+	m := &made{key: key, name: s.name, ready: make(chan struct{}), sealed: make(chan struct{})}
 	close(m.ready)
 	close(m.sealed)
+	if !b.find(ctx, m) {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.order = append(b.order, m)
 	return m
 }
 

@@ -113,7 +113,7 @@ func (j *copying) layer(ctx context.Context, st *step) (cached bool, err error) 
 	}()
 	var key digest.Digest
 	if fast != "" && !s.b.o.NoCache {
-		key = s.b.t.FindAlias(fast)
+		key = s.b.findAlias(fast)
 	}
 	var m *made
 	if key != "" {

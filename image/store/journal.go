@@ -145,7 +145,7 @@ func (t *Tx) keepJournaled(ctx context.Context) error {
 func (t *Tx) takeUp(ctx context.Context, j journaled) (Step, bool) {
 	st := j.Step
 	st.Key = j.Key
-	if !isSHA256(st.Key) || st.check() != nil {
+	if st.Version != stepVersion || st.Check() != nil {
 		return st, false
 	}
 	if st.Alias != "" {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,18 +78,55 @@ func (s *Store) readStep(key digest.Digest) (Step, error) {
 	if err := json.Unmarshal(b, &st); err != nil {
 		return st, fmt.Errorf("decode the record of a build step: %w", err)
 	}
-	return st, st.check()
+	if st.Version != stepVersion {
+		return st, errStep
+	}
+	return st, st.Check()
 }
 
-// check tells whether a record that was read makes sense.
-func (st *Step) check() error {
-	if st.Version == stepVersion && st.Alias != "" {
-		return nil
-	}
-	if st.Version != stepVersion || !isSHA256(st.DiffID) || !isSHA256(st.Blob.Digest) || st.Blob.Size < 0 {
-		return errors.New("the record of a build step makes no sense")
+var errStep = errors.New("the record of a build step makes no sense")
+
+// Check tells whether a record that came from outside makes sense.
+func (st *Step) Check() error {
+	alias := isSHA256(st.Alias)
+	layer := st.Alias == "" && isSHA256(st.DiffID) && isSHA256(st.Blob.Digest) && st.Blob.Size >= 0
+	if !isSHA256(st.Key) || !alias && !layer {
+		return errStep
 	}
 	return nil
+}
+
+// PutStep stages the layer of a step that was made elsewhere, from its blob, and gives
+// its tree.
+func (t *Tx) PutStep(ctx context.Context, r io.Reader, st Step) (tree string, err error) {
+	if _, _, err := t.PutLayer(ctx, r, LayerSpec{Blob: st.Blob, DiffID: st.DiffID}); err != nil {
+		return "", err
+	}
+	t.finishing.Lock() // the same layer may come twice
+	defer t.finishing.Unlock()
+	t.mu.Lock()
+	dir, l := t.sealed[st.DiffID], t.layers[st.DiffID]
+	t.mu.Unlock()
+	if dir != "" {
+		return dir + "/" + layer.TreeName, nil
+	}
+	if l == nil {
+		return "", fmt.Errorf("unpack layer %s: it is gone", st.DiffID)
+	}
+	if l.un.NeedsParents() {
+		return "", fmt.Errorf("unpack layer %s: it takes something from the layers below it, which no layer of a build does", st.DiffID)
+	}
+	if err := l.un.Finish(ctx, nil); err != nil {
+		return "", err
+	}
+	if err := layer.WriteRecord(l.dir, newRecord(st.DiffID, l.un)); err != nil {
+		return "", err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sealed[st.DiffID] = l.dir
+	delete(t.layers, st.DiffID)
+	return l.dir + "/" + layer.TreeName, l.fs.Close()
 }
 
 // PutSteps writes records of steps whose layers are in the store. A record that is

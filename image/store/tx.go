@@ -54,7 +54,8 @@ type Tx struct {
 	layers map[digest.Digest]*stagedLayer // by diff ID
 	sealed map[digest.Digest]string       // directories of layers that were made here, by diff ID; see Tree
 
-	partials []*Partial
+	partials  []*Partial
+	finishing sync.Mutex // held while a layer of PutStep is finished; before mu
 }
 
 type stagedBlob struct {
