@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"vivarium/image"
 	"vivarium/image/build"
+	"vivarium/image/registry"
 	"vivarium/image/store"
 )
 
@@ -34,10 +36,16 @@ type BuildOptions struct {
 	Secrets        map[string]build.Secret
 	SSH            map[string]string
 	Epoch          time.Time // SOURCE_DATE_EPOCH; zero: none
-	Output         BuildOutput
+	Squash         bool      // one layer of what the build makes
+	SquashAll      bool      // one layer of everything
+	Outputs        []BuildOutput
+	CacheFrom      []BuildCache
+	CacheTo        []BuildCache
 
 	Progress     func(build.Event) // may be nil; never called by two goroutines at once
 	PullProgress PullProgress      // may be nil
+	// Pushed is called after each name that was pushed; may be nil.
+	Pushed func(image.Reference, registry.PushResult)
 }
 
 // Build makes an image from a Dockerfile. A *build.Error tells the place in it.
@@ -64,7 +72,10 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	o.Image = base.find
 	w := &workshop{e: e}
 	o.Run, o.Fetch, o.Clone = w.run, fetchURL, cloneGit
-	if err := opt.Output.set(&o); err != nil {
+	if err := opt.setOutputs(&o); err != nil {
+		return image.Image{}, err
+	}
+	if err := e.setCaches(&opt, &o); err != nil {
 		return image.Image{}, err
 	}
 	res, err := build.Build(ctx, o)
@@ -75,7 +86,14 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	for _, n := range res.Image.RepoTags() {
 		e.emit(objectEvent("image", "tag", string(res.Image.ID), map[string]string{"name": n}))
 	}
-	return res.Image, opt.Output.save(ctx, e, res.Image, o.Names)
+	for i := range opt.Outputs {
+		if out := &opt.Outputs[i]; !out.files() {
+			if err := out.put(ctx, e, res.Image, o.Names, opt.Pushed); err != nil {
+				return res.Image, err
+			}
+		}
+	}
+	return res.Image, nil
 }
 
 // plain checks the options and gives those that need no files.
@@ -83,6 +101,12 @@ func (opt *BuildOptions) plain() (build.Options, error) {
 	o := build.Options{Dockerfile: opt.Dockerfile, DockerfileName: opt.DockerfileName, Target: opt.Target, BuildArgs: opt.BuildArgs,
 		Labels: opt.Labels, NoCache: opt.NoCache, Network: opt.Network, ExtraHosts: opt.ExtraHosts, Secrets: opt.Secrets, SSH: opt.SSH,
 		Epoch: opt.Epoch, Progress: opt.Progress, Contexts: map[string]build.Context{}}
+	switch {
+	case opt.SquashAll:
+		o.Squash = build.SquashAll
+	case opt.Squash:
+		o.Squash = build.SquashNew
+	}
 	switch opt.Network {
 	case "", "default", "bridge":
 		o.Network = "default"
@@ -100,18 +124,13 @@ func (opt *BuildOptions) plain() (build.Options, error) {
 			return o, errorf(ErrInvalid, "unknown permission %q: there are network.host and security.insecure", a)
 		}
 	}
-	for _, n := range opt.Names {
-		r, err := image.ParseReference(n)
-		if err != nil {
-			return o, &Error{Kind: ErrInvalid, Msg: fmt.Sprintf("invalid tag %q: %v", n, err), cause: err}
-		}
-		if r.Digest != "" {
-			return o, errorf(ErrInvalid, "invalid tag %q: a name with a digest cannot be given", n)
-		}
-		if n == hostImage {
-			return o, errorf(ErrInvalid, "the name %q belongs to the built-in image", hostImage)
-		}
-		o.Names = append(o.Names, r.String())
+	names := slices.Clone(opt.Names)
+	for _, out := range opt.Outputs {
+		names = append(names, out.Names...)
+	}
+	var err error
+	if o.Names, err = fullNames(names); err != nil {
+		return o, err
 	}
 	o.Platform = image.DefaultPlatform()
 	if opt.Platform != "" {
@@ -122,6 +141,26 @@ func (opt *BuildOptions) plain() (build.Options, error) {
 		o.Platform = p
 	}
 	return o, nil
+}
+
+// fullNames are the names that an image shall get, in full and each once.
+func fullNames(names []string) (full []string, err error) {
+	for _, n := range names {
+		r, err := image.ParseReference(n)
+		if err != nil {
+			return nil, &Error{Kind: ErrInvalid, Msg: fmt.Sprintf("invalid tag %q: %v", n, err), cause: err}
+		}
+		if r.Digest != "" {
+			return nil, errorf(ErrInvalid, "invalid tag %q: a name with a digest cannot be given", n)
+		}
+		if n == hostImage {
+			return nil, errorf(ErrInvalid, "the name %q belongs to the built-in image", hostImage)
+		}
+		if !slices.Contains(full, r.String()) {
+			full = append(full, r.String())
+		}
+	}
+	return full, nil
 }
 
 func openDir(name string) (*os.File, error) {
@@ -191,76 +230,4 @@ func (b *baseImages) find(ctx context.Context, ref string, p *ispec.Platform) (i
 	img, err := r.findImage(ctx, b.s, ref)
 	r.releaseImage() // the build's own lease keeps it now or tells that it went
 	return img, err
-}
-
-// PruneBuild removes what builds have kept: steps and cache directories that keep does
-// not choose by their last use. It returns how much that freed, in bytes, and the keys
-// of what was removed.
-func (e *Engine) PruneBuild(ctx context.Context, opt PruneBuildOptions) (keys []string, bytes int64, err error) {
-	s, err := e.images()
-	if err != nil {
-		return nil, 0, err
-	}
-	old := func(used time.Time) bool { return opt.Until == 0 || time.Since(used) >= opt.Until }
-	drop, err := chooseSteps(s, opt, old)
-	if err != nil {
-		return nil, 0, err
-	}
-	gone, c, err := s.PruneSteps(ctx, drop)
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, st := range gone {
-		if st.Alias == "" {
-			keys = append(keys, string(st.Key))
-		}
-	}
-	bytes = c.Bytes
-	if !opt.All {
-		return keys, bytes, nil
-	}
-	caches, err := s.Caches()
-	if err != nil {
-		return keys, bytes, err
-	}
-	for _, u := range caches {
-		if !old(u.Used) {
-			continue
-		}
-		removed, err := s.RemoveCache(u)
-		if err != nil {
-			return keys, bytes, err
-		}
-		if removed {
-			keys, bytes = append(keys, "cache:"+u.Name), bytes+u.Size
-		}
-	}
-	return keys, bytes, nil
-}
-
-// PruneBuildOptions say what of the build cache goes.
-type PruneBuildOptions struct {
-	All   bool          // directories of cache mounts too
-	Until time.Duration // only what was not used for so long
-	Keep  int64         // bytes of layers that may stay, those used last
-}
-
-// chooseSteps tells which records go: the oldest first, until what stays fits.
-func chooseSteps(s *store.Store, opt PruneBuildOptions, old func(time.Time) bool) (func(store.Step) bool, error) {
-	if opt.Keep <= 0 {
-		return func(st store.Step) bool { return old(st.Used) }, nil
-	}
-	steps, err := s.Steps()
-	if err != nil {
-		return nil, err
-	}
-	left := opt.Keep
-	stays := map[string]bool{}
-	for i := len(steps) - 1; i >= 0; i-- { // last used first
-		if left -= steps[i].Size; left < 0 {
-			break
-		}
-		stays[string(steps[i].Key)] = true
-	}
-	return func(st store.Step) bool { return !stays[string(st.Key)] && old(st.Used) }, nil
 }

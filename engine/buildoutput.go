@@ -8,33 +8,66 @@ import (
 
 	"vivarium/image"
 	"vivarium/image/build"
+	"vivarium/image/registry"
 	"vivarium/layer"
 )
 
 // BuildOutput says what becomes of a build's result.
 type BuildOutput struct {
-	// Type is "image" (in the store; the default), "local" (files in the directory
-	// Dest), "tar" (files), "oci" or "docker" (an archive of the image).
+	// Type is "image" (in the store; the default), "registry" (the same, with Push),
+	// "local" (files in the directory Dest), "tar" (files), "oci" or "docker" (an
+	// archive of the image).
 	Type string
 	Dest string
 	// W gets an archive.
 	W io.Writer
+	// Names are names of the image beside those of the options.
+	Names []string
+	// Push brings an image to the registries of all its names; Insecure is as in PushOptions.
+	Push, Insecure bool
 }
 
-// set makes a build give files where files are wanted.
-func (out *BuildOutput) set(o *build.Options) error {
-	switch out.Type {
-	case "", "image", "oci", "docker":
-		return nil
-	case "local":
-		o.Files = func(ctx context.Context, root *os.File) error { return placeFiles(ctx, root, out.Dest) }
-	case "tar":
-		o.Files = func(ctx context.Context, root *os.File) error { return layer.Export(ctx, out.W, root) }
-	default:
-		return errorf(ErrInvalid, "unknown type of output %q: there are image, local, tar, oci and docker", out.Type)
+// files tells whether files are wanted and no image.
+func (out *BuildOutput) files() bool { return out.Type == "local" || out.Type == "tar" }
+
+// setOutputs makes a build give what its outputs want. Without any, that is an image.
+func (opt *BuildOptions) setOutputs(o *build.Options) error {
+	var files []*BuildOutput
+	for i := range opt.Outputs {
+		out := &opt.Outputs[i]
+		switch out.Type {
+		case "", "image", "oci", "docker":
+		case "registry":
+			out.Push = true
+		case "local", "tar":
+			files = append(files, out)
+		default:
+			return errorf(ErrInvalid, "unknown type of output %q: there are image, registry, local, tar, oci and docker", out.Type)
+		}
+		if out.Push && len(o.Names) == 0 {
+			return errorf(ErrInvalid, "tag is needed when pushing to registry: give one with -t, or with name= of the output")
+		}
 	}
-	o.FilesOnly = true
+	if len(files) == 0 {
+		return nil
+	}
+	o.FilesOnly = len(files) == len(opt.Outputs)
+	o.Files = func(ctx context.Context, root *os.File) error {
+		for _, out := range files {
+			if err := out.putFiles(ctx, root); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	return nil
+}
+
+func (out *BuildOutput) putFiles(ctx context.Context, root *os.File) error {
+	if out.Type == "tar" {
+		return layer.Export(ctx, out.W, root)
+	}
+	return placeFiles(ctx, root, out.Dest)
 }
 
 func placeFiles(ctx context.Context, root *os.File, dest string) error {
@@ -49,8 +82,15 @@ func placeFiles(ctx context.Context, root *os.File, dest string) error {
 	return layer.Place(ctx, root, "/", dst, "/", layer.PlaceOptions{})
 }
 
-// save writes the image as an archive, if that is wanted.
-func (out *BuildOutput) save(ctx context.Context, e *Engine, img image.Image, names []string) error {
+// put hands the image on: to registries, or as an archive.
+func (out *BuildOutput) put(ctx context.Context, e *Engine, img image.Image, names []string, pushed func(image.Reference, registry.PushResult)) error {
+	if out.Push {
+		for _, n := range names {
+			if err := e.pushOne(ctx, n, PushOptions{Insecure: out.Insecure, End: pushed}); err != nil {
+				return err
+			}
+		}
+	}
 	if out.Type != "oci" && out.Type != "docker" {
 		return nil
 	}

@@ -114,7 +114,7 @@ type Usage struct {
 	Size, Reclaimable int64
 }
 
-// DiskUsage measures images, containers and volumes.
+// DiskUsage measures images, containers, volumes and the build cache.
 func (e *Engine) DiskUsage(ctx context.Context) ([]Usage, error) {
 	im, err := e.imageUsage(ctx)
 	if err != nil {
@@ -125,7 +125,11 @@ func (e *Engine) DiskUsage(ctx context.Context) ([]Usage, error) {
 		return nil, err
 	}
 	vo, err := e.volumeUsage(ctx)
-	return []Usage{im, co, vo}, err
+	if err != nil {
+		return nil, err
+	}
+	bu, err := e.buildUsage(ctx)
+	return []Usage{im, co, vo, bu}, err
 }
 
 func (e *Engine) imageUsage(ctx context.Context) (Usage, error) {

@@ -15,15 +15,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"vivarium/engine"
+	"vivarium/image"
 	"vivarium/image/build"
+	"vivarium/image/registry"
 )
 
 // buildFlags are the flags of build that are not the engine's options yet.
 type buildFlags struct {
-	file, iidfile, progress, output string
-	args, labels, secrets, ssh      []string
-	contexts                        []string
-	quiet                           bool
+	file, iidfile, progress    string
+	args, labels, secrets, ssh []string
+	contexts, outputs          []string
+	cacheFrom, cacheTo         []string
+	quiet, push, load          bool
 }
 
 func newBuild(a *app) *cobra.Command {
@@ -38,7 +41,11 @@ func newBuild(a *app) *cobra.Command {
 	fs.StringArrayVar(&f.contexts, "build-context", nil, "additional build contexts (e.g., name=path, name=docker-image://alpine)")
 	fs.StringVar(&o.Target, "target", "", "set the target build stage to build")
 	fs.StringVar(&o.Platform, "platform", "", "set target platform for build")
+	fs.StringArrayVar(&f.cacheFrom, "cache-from", nil, "external cache sources (e.g., \"user/app:cache\", \"type=local,src=path/to/dir\")")
+	fs.StringArrayVar(&f.cacheTo, "cache-to", nil, "cache export destinations (e.g., \"user/app:cache\", \"type=local,dest=path/to/dir\", \"type=inline\")")
 	fs.BoolVar(&o.NoCache, "no-cache", false, "do not use cache when building the image")
+	fs.BoolVar(&o.Squash, "squash", false, "squash newly built layers into a single new layer")
+	fs.BoolVar(&o.SquashAll, "squash-all", false, "squash all layers, those of the base image too, into a single new layer")
 	fs.BoolVar(&o.Pull, "pull", false, "always attempt to pull all referenced images")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "suppress the build output and print image ID on success")
 	fs.StringVar(&f.iidfile, "iidfile", "", "write the image ID to a file")
@@ -48,22 +55,17 @@ func newBuild(a *app) *cobra.Command {
 	fs.StringArrayVar(&o.Allow, "allow", nil, "allow extra privileged entitlement (network.host, security.insecure)")
 	fs.StringArrayVar(&f.secrets, "secret", nil, "secret to expose to the build (format: id=mysecret[,src=/local/secret])")
 	fs.StringArrayVar(&f.ssh, "ssh", nil, "SSH agent socket to expose to the build (format: default|<id>[=<socket>])")
-	fs.StringVarP(&f.output, "output", "o", "", "output destination (format: 'type=local|tar|oci|docker|image,dest=path', or a directory)")
+	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "output destination (format: 'type=image|registry|local|tar|oci|docker,dest=path,name=ref,push=true', or a directory)")
+	fs.BoolVar(&f.push, "push", false, "shorthand for '--output=type=registry'")
+	fs.BoolVar(&f.load, "load", false, "shorthand for '--output=type=docker': the image is put into the store")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := f.read(a, &o, args[0]); err != nil {
 			return err
 		}
-		out, err := outputOf(f.output)
-		if err != nil {
+		if err := errors.Join(f.readOutputs(&o), f.readCaches(&o)); err != nil {
 			return err
 		}
-		if o.Output = out; out.Type == "tar" || out.Type == "oci" || out.Type == "docker" {
-			return a.toFile(out.Dest, func(w io.Writer) error {
-				o.Output.W = w
-				return f.build(cmd.Context(), a, o)
-			})
-		}
-		return f.build(cmd.Context(), a, o)
+		return f.withFiles(a, o.Outputs, func() error { return f.build(cmd.Context(), a, o) })
 	}
 	return c
 }
@@ -78,7 +80,7 @@ func (f *buildFlags) build(ctx context.Context, a *app, o engine.BuildOptions) e
 	if err != nil {
 		return err
 	}
-	o.Progress, o.PullProgress = show.event, nil
+	o.Progress, o.PullProgress, o.Pushed = show.event, nil, show.pushed
 	img, err := e.Build(ctx, o)
 	show.end()
 	if err != nil {
@@ -167,40 +169,6 @@ func (f *buildFlags) readFile(o *engine.BuildOptions) error {
 	defer file.Close()
 	o.Dockerfile, err = io.ReadAll(io.LimitReader(file, maxDockerfile+1))
 	return err
-}
-
-// outputOf reads --output: type=TYPE,dest=PATH; "-" is a tar on standard output, and
-// anything else a directory.
-func outputOf(text string) (engine.BuildOutput, error) {
-	var o engine.BuildOutput
-	if text == "" {
-		return o, nil
-	}
-	if text == "-" {
-		return engine.BuildOutput{Type: "tar"}, nil
-	}
-	if !strings.Contains(text, "=") {
-		return engine.BuildOutput{Type: "local", Dest: text}, nil
-	}
-	for field := range strings.SplitSeq(text, ",") {
-		switch k, v, _ := strings.Cut(field, "="); k {
-		case "type":
-			o.Type = v
-		case "dest":
-			if o.Dest = v; v == "-" {
-				o.Dest = ""
-			}
-		default:
-			return o, usagef("unknown key %q of --output", k)
-		}
-	}
-	switch {
-	case o.Type == "":
-		return o, usagef("--output %s: type is required", text)
-	case o.Type == "local" && o.Dest == "":
-		return o, usagef("--output %s: dest is required for a local output", text)
-	}
-	return o, nil
 }
 
 // pairsOf reads NAME=VALUE; with env NAME alone means the environment's value, if it has one.
@@ -335,7 +303,11 @@ func (p *buildPrinter) event(e build.Event) {
 		fmt.Fprintf(w, "#%d ERROR: %v\n", e.Step, e.Err)
 	case build.Warned:
 		p.warns++
-		fmt.Fprintf(w, "WARN: %s: %s (line %d)\n", e.Warning.Rule, e.Warning.Text, e.Warning.Line)
+		where := ""
+		if e.Warning.Line > 0 {
+			where = fmt.Sprintf(" (line %d)", e.Warning.Line)
+		}
+		fmt.Fprintf(w, "WARN: %s: %s%s\n", e.Warning.Rule, e.Warning.Text, where)
 	}
 }
 
@@ -406,6 +378,12 @@ func (p *buildPrinter) success(id string, tags []string) {
 	}
 }
 
+func (p *buildPrinter) pushed(r image.Reference, res registry.PushResult) {
+	if !p.quiet {
+		fmt.Fprintf(p.a.err, "pushing %s with digest %s done\n", r.Familiar(), res.Digest)
+	}
+}
+
 func newBuilderGroup(a *app) *cobra.Command {
 	return group(a, "Manage builds", []verb{{"build", newBuild}, {"prune", newBuilderPrune}})
 }
@@ -419,19 +397,12 @@ func newBuilderPrune(a *app) *cobra.Command {
 	fs := c.Flags()
 	fs.BoolVarP(&o.All, "all", "a", false, "remove the directories of cache mounts too")
 	fs.BoolVarP(&force, "force", "f", false, "do not prompt for confirmation")
-	fs.StringArrayVar(&filters, "filter", nil, "provide filter values (e.g. 'until=24h')")
+	fs.StringArrayVar(&filters, "filter", nil, "provide filter values (e.g. 'until=24h', 'id=<key>')")
 	fs.StringVar(&keep, "keep-storage", "", "amount of disk space to keep for cache")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		for _, f := range filters {
-			v, ok := strings.CutPrefix(f, "until=")
-			if !ok {
-				return usagef("invalid filter '%s'", f)
-			}
-			d, err := time.ParseDuration(v)
-			if err != nil || d < 0 {
-				return usagef("invalid filter '%s': %s is no duration", f, v)
-			}
-			o.Until = d
+		var err error
+		if o.Filters, err = parseFilters(filters); err != nil {
+			return err
 		}
 		if keep != "" {
 			n, err := units.RAMInBytes(keep)
@@ -444,15 +415,17 @@ func newBuilderPrune(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if !force && !a.confirm("WARNING! This will remove build cache.") {
+		warning := "WARNING! This will remove all build cache but the directories of cache mounts."
+		if o.All {
+			warning = "WARNING! This will remove all build cache."
+		}
+		if !force && !a.confirm(warning) {
 			return nil
 		}
-		keys, bytes, err := e.PruneBuild(cmd.Context(), o)
-		for _, k := range keys {
-			fmt.Fprintln(a.out, k)
-		}
+		rep, err := e.PruneBuild(cmd.Context(), o)
+		a.printPruned("Deleted build cache objects:", rep)
 		if err == nil {
-			fmt.Fprintf(a.out, "Total reclaimed space: %s\n", units.HumanSize(float64(bytes)))
+			fmt.Fprintf(a.out, "Total reclaimed space: %s\n", units.HumanSize(float64(rep.SpaceReclaimed)))
 		}
 		return err
 	}

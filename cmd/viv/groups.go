@@ -19,7 +19,7 @@ func newContainerGroup(a *app) *cobra.Command {
 func newImageGroup(a *app) *cobra.Command {
 	return group(a, "Manage images", []verb{
 		{"ls list", newImages}, {"rm remove", newRmi}, {"tag", newTag}, {"pull", newPull}, {"push", newPush}, {"load", newLoad}, {"save", newSave},
-		{"import", newImport}, {"build", newBuild}, {"history", newHistory}, {"inspect", newInspectOf("image")}, {"prune", newImagePrune},
+		{"import", newImport}, {"build", newBuild}, {"squash", newSquash}, {"history", newHistory}, {"inspect", newInspectOf("image")}, {"prune", newImagePrune},
 	})
 }
 

@@ -86,7 +86,7 @@ func topVerbs() []verb {
 		{"stats", newStats}, {"pause", newPause}, {"unpause", newUnpause}, {"update", newUpdate}, {"port", newPort},
 		{"cp", newCp}, {"diff", newDiff}, {"export", newExport}, {"events", newEvents}, {"version", newVersion}, {"info", newInfo},
 		{"images", newImages}, {"rmi", newRmi}, {"tag", newTag}, {"pull", newPull}, {"push", newPush}, {"copy", newCopy}, {"search", newSearch}, {"load", newLoad}, {"save", newSave},
-		{"import", newImport}, {"build", newBuild}, {"commit", newCommit}, {"history", newHistory}, {"layer", newLayer}, {"login", newLogin}, {"logout", newLogout},
+		{"import", newImport}, {"build", newBuild}, {"commit", newCommit}, {"squash", newSquash}, {"history", newHistory}, {"layer", newLayer}, {"login", newLogin}, {"logout", newLogout},
 		{"container", newContainerGroup}, {"image", newImageGroup}, {"volume", newVolumeGroup}, {"union", newUnionGroup}, {"system", newSystemGroup},
 		{"network", newNetworkGroup}, {"builder", newBuilderGroup}, {"manifest", newManifestGroup}, {"ns", newNsGroup}, {"cgroup", newCgroupGroup}, {"lab", newLab}, {"completion", newCompletion}, {"cleanup", newCleanup}, {"health", newHealth},
 	}

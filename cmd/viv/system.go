@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -220,8 +221,8 @@ func newSystemPrune(a *app) *cobra.Command {
 	var filters []string
 	c := &cobra.Command{Use: "prune [OPTIONS]", Short: "Remove unused data", Args: noArgs}
 	fs := c.Flags()
-	fs.BoolVarP(&all, "all", "a", false, "remove all unused images not just dangling ones")
-	fs.StringArrayVar(&filters, "filter", nil, "provide filter values")
+	fs.BoolVarP(&all, "all", "a", false, "remove all unused images not just dangling ones, and the directories of cache mounts")
+	fs.StringArrayVar(&filters, "filter", nil, "provide filter values (e.g. 'label=<key>=<value>', 'until=24h')")
 	fs.BoolVarP(&force, "force", "f", false, "do not prompt for confirmation")
 	fs.BoolVar(&volumes, "volumes", false, "prune anonymous volumes")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -229,7 +230,7 @@ func newSystemPrune(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if !force && !a.confirm("WARNING! This will remove all stopped containers and unused images.") {
+		if !force && !a.confirm(pruneWarning(all, volumes, filters)) {
 			return nil
 		}
 		e, err := a.engine()
@@ -251,10 +252,32 @@ func newSystemPrune(a *app) *cobra.Command {
 		}
 		images, err3 := e.ImagePrune(ctx, all, f)
 		err = errors.Join(err, add("Deleted Images:", images, err3))
+		if labels := slices.ContainsFunc([]string{"label", "label!"}, func(k string) bool { return len(f[k]) > 0 }); !labels { // it has none
+			cache, err4 := e.PruneBuild(ctx, engine.PruneBuildOptions{All: all, Filters: f})
+			err = errors.Join(err, add("Deleted build cache objects:", cache, err4))
+		}
 		fmt.Fprintln(a.out, "Total reclaimed space:", units.HumanSize(float64(total)))
 		return err
 	}
 	return c
+}
+
+// pruneWarning says what system prune will do, as Docker's does.
+func pruneWarning(all, volumes bool, filters []string) string {
+	list := []string{"all stopped containers"}
+	if volumes {
+		list = append(list, "all anonymous volumes not used by at least one container")
+	}
+	if all {
+		list = append(list, "all images without at least one container associated to them", "all build cache")
+	} else {
+		list = append(list, "all dangling images", "unused build cache")
+	}
+	s := "WARNING! This will remove:\n  - " + strings.Join(list, "\n  - ") + "\n"
+	if len(filters) > 0 {
+		s += "\n  Items to be pruned will be filtered with:\n  - " + strings.Join(filters, "\n  - ") + "\n"
+	}
+	return s
 }
 
 var networkHeaders = headers{"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE", "Internal": "INTERNAL", "IPv6": "IPV6", "Labels": "LABELS"}

@@ -43,6 +43,11 @@ type Options struct {
 	Names     []string // full names that the image gets
 	Platform  ocispec.Platform
 
+	CacheFrom []CacheSource
+	CacheTo   []CacheTarget
+	// InlineCache puts into the image's config by which keys its layers are found.
+	InlineCache bool
+
 	NoCache bool // every step is carried out
 	// Network is the network of RUN without --network: "default", "none" or "host".
 	Network    string
@@ -54,6 +59,10 @@ type Options struct {
 	// Epoch, if not zero, is the time of the image, and the latest time that a file of
 	// it may have (SOURCE_DATE_EPOCH).
 	Epoch time.Time
+	// Squash says which layers of the image become one; Keep is how many at the bottom
+	// stay with SquashAll.
+	Squash Squash
+	Keep   int
 	// FilesOnly is for a build whose files are wanted and no image.
 	FilesOnly bool
 
@@ -141,7 +150,9 @@ type builder struct {
 	ignore  func() (*ignoreRules, error)
 	seals   sync.WaitGroup
 	images  map[string]*fetched
-	aliases [][2]digest.Digest
+	aliases []store.Step // to be recorded
+	met     []store.Step // aliases that were there
+	imports []*imported
 }
 
 // made is a layer of this build, or one that was found.
@@ -161,13 +172,17 @@ type made struct {
 	sealErr error
 }
 
+func newBuilder(o *Options) *builder {
+	return &builder{
+		o: o, report: &reporter{tell: o.Progress}, work: make(chan struct{}, max(2, runtime.NumCPU())),
+		stages: map[*stageDef]*stage{}, steps: map[digest.Digest]*made{}, images: map[string]*fetched{},
+	}
+}
+
 // Build builds the target stage, and puts the image into the store. What steps had made
 // before an error stays in the cache.
 func Build(ctx context.Context, o Options) (Result, error) {
-	b := &builder{
-		o: &o, report: &reporter{tell: o.Progress}, work: make(chan struct{}, max(2, runtime.NumCPU())),
-		stages: map[*stageDef]*stage{}, steps: map[digest.Digest]*made{}, images: map[string]*fetched{},
-	}
+	b := newBuilder(&o)
 	b.ignore = sync.OnceValues(b.readIgnore)
 	var err error
 	if b.f, err = parse(&o, b.report.warn); err != nil {
@@ -181,6 +196,10 @@ func Build(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer b.t.Close()
+	defer b.closeCaches()
+	if err := b.loadCaches(ctx); err != nil {
+		return Result{}, err
+	}
 	b.sums = openSums(o.Store)
 	st, err := b.runStages(ctx, target)
 	b.seals.Wait()
@@ -227,10 +246,10 @@ func (b *builder) keepSteps(ctx context.Context) error {
 	// The build may have been cancelled; a moment more is in place.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
-	if err := b.t.Publish(ctx); err != nil {
+	if err := b.t.Publish(ctx, steps); err != nil {
 		return fmt.Errorf("keep the steps that were done: %w", err)
 	}
-	return b.t.PutSteps(ctx, steps)
+	return nil
 }
 
 // records are the steps of this build that are new and whole.
@@ -240,13 +259,14 @@ func (b *builder) records() []store.Step {
 	var out []store.Step
 	for _, m := range b.order {
 		if m.fresh && m.err == nil && m.sealErr == nil && m.diffID != "" {
-			out = append(out, store.Step{Key: m.key, DiffID: m.diffID, Blob: m.blob, Size: m.size, Created: m.created, Name: m.name})
+			out = append(out, m.record())
 		}
 	}
-	for _, a := range b.aliases {
-		out = append(out, store.Step{Key: a[0], Alias: a[1], Name: "alias"})
-	}
-	return out
+	return append(out, b.aliases...)
+}
+
+func (m *made) record() store.Step {
+	return store.Step{Key: m.key, DiffID: m.diffID, Blob: m.blob, Size: m.size, Created: m.created, Name: m.name}
 }
 
 // makeLayer gives the layer with this key: of this build, of the cache, or by carrying
@@ -269,8 +289,7 @@ func (b *builder) makeLayer(ctx context.Context, s *step, key digest.Digest, low
 	b.mu.Unlock()
 	defer close(m.ready)
 	if !b.o.NoCache {
-		if st, tree, ok := b.t.FindStep(ctx, key); ok {
-			m.tree, m.diffID, m.blob, m.size, m.created, m.cached = tree, st.DiffID, st.Blob, st.Size, st.Created, true
+		if b.find(ctx, m) {
 			close(m.sealed)
 			return m, nil
 		}
@@ -304,6 +323,9 @@ func (b *builder) carryOut(ctx context.Context, m *made, lower []string, do func
 		if s, m.sealErr = tree.Seal(ctx, layer.SettleOptions{NotAfter: b.o.Epoch}); m.sealErr == nil {
 			m.diffID, m.blob, m.size = s.DiffID, s.Blob, s.Size
 		}
+		if m.sealErr == nil && keep {
+			m.sealErr = b.t.NoteStep(m.record()) // from here on a kill does not lose it
+		}
 	}
 	if !b.o.Epoch.IsZero() {
 		seal() // it changes times, and so nobody may use the tree before
@@ -330,20 +352,23 @@ func (b *builder) cachedLayer(ctx context.Context, s *step, key digest.Digest) *
 	if here {
 		return nil // of this build, which makeLayer knows
 	}
-	st, tree, ok := b.t.FindStep(ctx, key)
-	if !ok {
-		return nil
-	}
-	m := &made{key: key, name: s.name, tree: tree, ready: make(chan struct{}), sealed: make(chan struct{}),
-		diffID: st.DiffID, blob: st.Blob, size: st.Size, created: st.Created, cached: true}
+	m := &made{key: key, name: s.name, ready: make(chan struct{}), sealed: make(chan struct{})}
 	close(m.ready)
 	close(m.sealed)
+	if !b.find(ctx, m) {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.order = append(b.order, m)
 	return m
 }
 
 // alias notes that one key stands for another.
-func (b *builder) alias(from, to digest.Digest) {
+func (b *builder) alias(from, to digest.Digest) error {
+	st := store.Step{Key: from, Alias: to, Name: "alias"}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.aliases = append(b.aliases, [2]digest.Digest{from, to})
+	b.aliases = append(b.aliases, st)
+	b.mu.Unlock()
+	return b.t.NoteStep(st)
 }

@@ -113,7 +113,7 @@ func (j *copying) layer(ctx context.Context, st *step) (cached bool, err error) 
 	}()
 	var key digest.Digest
 	if fast != "" && !s.b.o.NoCache {
-		key = s.b.t.FindAlias(fast)
+		key = s.b.findAlias(fast)
 	}
 	var m *made
 	if key != "" {
@@ -131,7 +131,9 @@ func (j *copying) layer(ctx context.Context, st *step) (cached bool, err error) 
 		}
 	}
 	if fast != "" && !m.cached && m.fresh {
-		s.b.alias(fast, key)
+		if err := s.b.alias(fast, key); err != nil {
+			return false, err
+		}
 	}
 	chain := key
 	if j.link {

@@ -17,36 +17,56 @@ import (
 	"vivarium/image/store"
 )
 
-// finish makes the image of a stage, and puts it into the store.
+// finish makes the image of a stage, puts it into the store, and writes the caches.
 func (b *builder) finish(ctx context.Context, st *stage) (Result, error) {
-	layers, diffIDs, err := st.blobs()
-	if err != nil {
-		return Result{}, errors.Join(err, b.keepSteps(ctx))
+	layers := st.layers // the steps', which squashing replaces
+	res, recorded, err := b.result(ctx, st)
+	if !recorded {
+		err = errors.Join(err, b.keepSteps(ctx))
 	}
+	if err != nil {
+		return res, err
+	}
+	return res, b.exportCaches(ctx, layers)
+}
+
+// result makes what the build is for. recorded tells whether the records of its steps are
+// written.
+func (b *builder) result(ctx context.Context, st *stage) (res Result, recorded bool, err error) {
 	if b.o.Files != nil {
 		if err := b.handOut(ctx, st); err != nil {
-			return Result{}, errors.Join(err, b.keepSteps(ctx))
+			return res, false, err
 		}
 	}
 	if b.o.FilesOnly {
-		return Result{}, b.keepSteps(ctx)
+		return res, false, nil
 	}
-	res, err := st.describe(layers, diffIDs)
+	if b.o.Squash != SquashNone {
+		err := st.squash(ctx)
+		b.seals.Wait()
+		if err != nil {
+			return res, false, err
+		}
+	}
+	layers, diffIDs, err := st.blobs()
 	if err != nil {
-		return res, err
+		return res, false, err
+	}
+	if res, err = st.describe(layers, diffIDs); err != nil {
+		return res, false, err
 	}
 	if img, ok := b.unchanged(res); ok {
 		res.Image = img
-		return res, b.keepSteps(ctx)
+		return res, false, nil
 	}
 	if _, err := b.t.PutBytes(res.Config); err != nil {
-		return res, err
+		return res, false, err
 	}
 	res.Image, err = b.t.Commit(ctx, store.CommitSpec{Manifest: res.Manifest, MediaType: ocispec.MediaTypeImageManifest, Names: b.o.Names})
 	if err != nil {
-		return res, err
+		return res, true, err
 	}
-	return res, b.t.PutSteps(ctx, b.records())
+	return res, true, b.t.PutSteps(ctx, b.records())
 }
 
 // handOut shows the files of the result.
@@ -92,7 +112,12 @@ func (s *stage) describe(layers []ocispec.Descriptor, diffIDs []digest.Digest) (
 	}
 	c.History = completeHistory(c.History, len(diffIDs))
 	c.Created = setTimes(c.History, b.o.Epoch)
-	config, err := json.Marshal(c)
+	full := imageWithCache{DockerOCIImage: c}
+	if b.o.InlineCache && b.o.Squash == SquashNone {
+		known := slices.Clone(layers)
+		full.Cache = encodeCache(b.cacheSteps(append([]layerRef{}, s.layers...)), &known)
+	}
+	config, err := json.Marshal(full)
 	if err != nil {
 		return Result{}, fmt.Errorf("encode image config: %w", err)
 	}

@@ -54,10 +54,12 @@ type layerRef struct {
 }
 
 // lower are the trees as overlay wants them: top-most first.
-func (s *stage) lower() []string {
-	out := make([]string, 0, len(s.layers))
-	for i := len(s.layers) - 1; i >= 0; i-- {
-		out = append(out, s.layers[i].tree)
+func (s *stage) lower() []string { return trees(s.layers) }
+
+func trees(layers []layerRef) []string {
+	out := make([]string, 0, len(layers))
+	for _, l := range slices.Backward(layers) {
+		out = append(out, l.tree)
 	}
 	return out
 }

@@ -268,26 +268,35 @@ func inspect(ctx context.Context, ref image.Reference, opts CopyOptions) (Manife
 
 // config gets the configuration of an image.
 func (c *client) config(ctx context.Context, d ocispec.Descriptor) (ocispec.Image, error) {
-	if d.Size > maxManifest {
-		return ocispec.Image{}, fmt.Errorf("get config %s: %w: %d bytes", d.Digest, store.ErrTooLong, d.Size)
-	}
-	body, err := c.blob(ctx, d, 0, nil)
+	raw, err := c.smallBlob(ctx, d)
 	if err != nil {
 		return ocispec.Image{}, err
-	}
-	defer body.Close()
-	raw, err := io.ReadAll(io.LimitReader(body, d.Size+1))
-	if err != nil {
-		return ocispec.Image{}, err
-	}
-	if got := d.Digest.Algorithm().FromBytes(raw); got != d.Digest {
-		return ocispec.Image{}, fmt.Errorf("get config %s: %w: the content has %s", d.Digest, store.ErrDigest, got)
 	}
 	var cfg ocispec.Image
 	if err := json.Unmarshal(raw, &cfg); err != nil {
 		return ocispec.Image{}, fmt.Errorf("get config %s: %w: %v", d.Digest, ErrRegistry, err)
 	}
 	return cfg, nil
+}
+
+// smallBlob gets a config, and verifies it.
+func (c *client) smallBlob(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	if d.Size > maxManifest {
+		return nil, fmt.Errorf("get config %s: %w: %d bytes", d.Digest, store.ErrTooLong, d.Size)
+	}
+	body, err := c.blob(ctx, d, 0, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	raw, err := io.ReadAll(io.LimitReader(body, d.Size+1))
+	if err != nil {
+		return nil, err
+	}
+	if got := d.Digest.Algorithm().FromBytes(raw); got != d.Digest {
+		return nil, fmt.Errorf("get config %s: %w: the content has %s", d.Digest, store.ErrDigest, got)
+	}
+	return raw, nil
 }
 
 // PutIndex stores an index of images under a name, and before it those images that

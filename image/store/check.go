@@ -79,11 +79,9 @@ func (c *checker) leftovers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	swept := c.repair && c.s.sweep(ctx) == nil
 	for _, dir := range dead {
-		p := c.found("directory "+dir, "left by a process that is gone")
-		if c.repair {
-			p.Repaired = os.RemoveAll(dir) == nil
-		}
+		c.found("directory "+dir, "left by a process that is gone").Repaired = swept
 	}
 	return c.newFiles(ctx)
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,11 +38,14 @@ func (s *Store) GC(ctx context.Context) (Collected, error) {
 	if err := s.ensure(); err != nil {
 		return c, err
 	}
+	if err := s.sweep(ctx); err != nil {
+		return c, fmt.Errorf("collect garbage of image store: %w", err)
+	}
 	trash, err := s.moveGarbage(ctx, &c)
 	// Deleting is slow and done without the lock; if it is cut off, the next
 	// sweep goes on.
 	for _, dir := range trash {
-		err = errors.Join(err, os.RemoveAll(dir))
+		err = errors.Join(err, removeStaging(dir))
 	}
 	_, perr := s.sweepPartials(time.Now().Add(-partialAge))
 	if err = errors.Join(err, perr); err != nil {
@@ -50,7 +54,8 @@ func (s *Store) GC(ctx context.Context) (Collected, error) {
 	return c, nil
 }
 
-// sweep removes the staging directories of dead processes.
+// sweep removes the staging directories of dead processes, and keeps the steps of builds
+// that they had finished.
 func (s *Store) sweep(ctx context.Context) error {
 	names, err := s.stagings()
 	if err != nil || len(names) == 0 {
@@ -61,9 +66,14 @@ func (s *Store) sweep(ctx context.Context) error {
 		return fmt.Errorf("sweep image store: %w", err)
 	}
 	dead, _, err := s.leasesLocked()
+	builds, dead := s.adoptLocked(dead)
 	l.release()
+	for _, t := range builds {
+		_ = t.keepJournaled(ctx) // a step that is lost is carried out again
+		err = errors.Join(err, t.Close())
+	}
 	for _, dir := range dead {
-		err = errors.Join(err, os.RemoveAll(dir))
+		err = errors.Join(err, removeStaging(dir))
 	}
 	return err
 }
@@ -134,10 +144,12 @@ func (s *Store) moveGarbage(ctx context.Context, c *Collected) ([]string, error)
 		return nil, err
 	}
 	defer l.release()
-	trash, live, err := s.leasesLocked()
+	dead, live, err := s.leasesLocked()
 	if err != nil {
-		return trash, err
+		return nil, err
 	}
+	// One with finished steps belongs to whoever adopts it, at the next sweep.
+	trash := slices.DeleteFunc(dead, hasJournal)
 	if err := s.markLocked(ctx, live); err != nil {
 		return trash, err
 	}

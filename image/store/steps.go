@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,13 +78,55 @@ func (s *Store) readStep(key digest.Digest) (Step, error) {
 	if err := json.Unmarshal(b, &st); err != nil {
 		return st, fmt.Errorf("decode the record of a build step: %w", err)
 	}
-	if st.Version == stepVersion && st.Alias != "" {
-		return st, nil
+	if st.Version != stepVersion {
+		return st, errStep
 	}
-	if st.Version != stepVersion || !isSHA256(st.DiffID) || !isSHA256(st.Blob.Digest) || st.Blob.Size < 0 {
-		return st, errors.New("the record of a build step makes no sense")
+	return st, st.Check()
+}
+
+var errStep = errors.New("the record of a build step makes no sense")
+
+// Check tells whether a record that came from outside makes sense.
+func (st *Step) Check() error {
+	alias := isSHA256(st.Alias)
+	layer := st.Alias == "" && isSHA256(st.DiffID) && isSHA256(st.Blob.Digest) && st.Blob.Size >= 0
+	if !isSHA256(st.Key) || !alias && !layer {
+		return errStep
 	}
-	return st, nil
+	return nil
+}
+
+// PutStep stages the layer of a step that was made elsewhere, from its blob, and gives
+// its tree.
+func (t *Tx) PutStep(ctx context.Context, r io.Reader, st Step) (tree string, err error) {
+	if _, _, err := t.PutLayer(ctx, r, LayerSpec{Blob: st.Blob, DiffID: st.DiffID}); err != nil {
+		return "", err
+	}
+	t.finishing.Lock() // the same layer may come twice
+	defer t.finishing.Unlock()
+	t.mu.Lock()
+	dir, l := t.sealed[st.DiffID], t.layers[st.DiffID]
+	t.mu.Unlock()
+	if dir != "" {
+		return dir + "/" + layer.TreeName, nil
+	}
+	if l == nil {
+		return "", fmt.Errorf("unpack layer %s: it is gone", st.DiffID)
+	}
+	if l.un.NeedsParents() {
+		return "", fmt.Errorf("unpack layer %s: it takes something from the layers below it, which no layer of a build does", st.DiffID)
+	}
+	if err := l.un.Finish(ctx, nil); err != nil {
+		return "", err
+	}
+	if err := layer.WriteRecord(l.dir, newRecord(st.DiffID, l.un)); err != nil {
+		return "", err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sealed[st.DiffID] = l.dir
+	delete(t.layers, st.DiffID)
+	return l.dir + "/" + layer.TreeName, l.fs.Close()
 }
 
 // PutSteps writes records of steps whose layers are in the store. A record that is
@@ -96,6 +140,11 @@ func (t *Tx) PutSteps(ctx context.Context, steps []Step) error {
 		return err
 	}
 	defer hold()
+	return t.putStepsLocked(steps)
+}
+
+// putStepsLocked writes the records. The store is held.
+func (t *Tx) putStepsLocked(steps []Step) error {
 	if err := os.MkdirAll(t.s.stepsDir(), 0o700); err != nil {
 		return fmt.Errorf("record a build step: %w", err)
 	}
@@ -137,7 +186,8 @@ func (s *Store) Steps() ([]Step, error) {
 		out = append(out, st)
 	}
 	slices.SortFunc(out, func(a, b Step) int {
-		if c := a.Used.Compare(b.Used); c != 0 {
+		// A file's time is no finer than the kernel's tick.
+		if c := cmp.Or(a.Used.Compare(b.Used), a.Created.Compare(b.Created)); c != 0 {
 			return c
 		}
 		return strings.Compare(string(a.Key), string(b.Key))
@@ -148,6 +198,9 @@ func (s *Store) Steps() ([]Step, error) {
 // PruneSteps removes the records that drop chooses, and damaged ones, and then what
 // nothing else needs. It returns what was dropped.
 func (s *Store) PruneSteps(ctx context.Context, drop func(Step) bool) ([]Step, Collected, error) {
+	if err := s.sweep(ctx); err != nil { // steps of killed builds count too
+		return nil, Collected{}, err
+	}
 	steps, err := s.Steps()
 	if err != nil {
 		return nil, Collected{}, err

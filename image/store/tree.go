@@ -176,8 +176,8 @@ func (t *Tx) withSealed(placed []placedLayer) []placedLayer {
 }
 
 // Publish puts what was sealed into the store without naming an image: the steps of
-// a build that went wrong later. Nothing keeps it but the records of steps.
-func (t *Tx) Publish(ctx context.Context) error {
+// a build that went wrong later. Nothing keeps it but the records of these steps.
+func (t *Tx) Publish(ctx context.Context, steps []Step) error {
 	if err := t.syncStaging(); err != nil {
 		return err
 	}
@@ -186,7 +186,10 @@ func (t *Tx) Publish(ctx context.Context) error {
 		return err
 	}
 	defer hold()
-	return t.placeLocked(nil)
+	if err := t.placeLocked(nil); err != nil {
+		return err
+	}
+	return t.putStepsLocked(steps)
 }
 
 // Compress writes what fill writes as gzip, as the blobs of layers are.

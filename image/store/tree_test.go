@@ -32,11 +32,8 @@ func sealOne(t *testing.T, s *Store, key digest.Digest, content string) Step {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tx.Publish(ctx); err != nil {
-		t.Fatal(err)
-	}
 	st := Step{Key: key, DiffID: sealed.DiffID, Blob: sealed.Blob, Size: sealed.Size, Created: time.Now(), Name: "RUN x"}
-	if err := tx.PutSteps(ctx, []Step{st}); err != nil {
+	if err := tx.Publish(ctx, []Step{st}); err != nil {
 		t.Fatal(err)
 	}
 	return st

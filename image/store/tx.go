@@ -54,7 +54,8 @@ type Tx struct {
 	layers map[digest.Digest]*stagedLayer // by diff ID
 	sealed map[digest.Digest]string       // directories of layers that were made here, by diff ID; see Tree
 
-	partials []*Partial
+	partials  []*Partial
+	finishing sync.Mutex // held while a layer of PutStep is finished; before mu
 }
 
 type stagedBlob struct {
@@ -92,7 +93,7 @@ func (s *Store) stageLocked() (*Tx, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make staging directory: %w", err)
 	}
-	t := &Tx{s: s, dir: dir, blobs: make(map[digest.Digest]stagedBlob), layers: make(map[digest.Digest]*stagedLayer), sealed: make(map[digest.Digest]string)}
+	t := newTx(s, dir, nil)
 	t.lease, err = os.OpenFile(filepath.Join(dir, leaseName), os.O_CREATE|os.O_EXCL|os.O_RDWR|os.O_APPEND, 0o600)
 	if err == nil {
 		err = flock(int(t.lease.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -102,6 +103,10 @@ func (s *Store) stageLocked() (*Tx, error) {
 		return nil, fmt.Errorf("take lease on staging directory: %w", err)
 	}
 	return t, nil
+}
+
+func newTx(s *Store, dir string, lease *os.File) *Tx {
+	return &Tx{s: s, dir: dir, lease: lease, blobs: make(map[digest.Digest]stagedBlob), layers: make(map[digest.Digest]*stagedLayer), sealed: make(map[digest.Digest]string)}
 }
 
 // Close ends the change. What was not committed is removed.
@@ -118,7 +123,7 @@ func (t *Tx) Close() error {
 	}
 	t.layers = nil
 	t.closePartials()
-	err := os.RemoveAll(t.dir)
+	err := removeStaging(t.dir)
 	// The lease goes last, so that nobody else sweeps the same directory.
 	t.lease.Close()
 	if err != nil {

@@ -174,6 +174,64 @@ func TestBuildCache(t *testing.T) {
 	}
 }
 
+// TestBuildCacheUse: df measures the build cache, and the prunes give it back by age, by
+// room and with everything else.
+func TestBuildCacheUse(t *testing.T) {
+	vivOnly(t, "the figures are ours")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": `FROM box AS first
+RUN head -c 100000 /dev/zero > /early
+FROM box AS second
+RUN --mount=type=cache,target=/cache head -c 30000 /dev/zero > /cache/file; head -c 50000 /dev/zero > /late
+FROM box
+COPY --from=first /early /copied
+`})
+	row := func() string {
+		t.Helper()
+		return e.MustViv("system", "df", "--format", "{{if eq .Type \"Build Cache\"}}{{.TotalCount}} {{.Active}} {{.Size}} {{.Reclaimable}}{{end}}")
+	}
+	if got := strings.TrimSpace(row()); got != "0 0 0B 0B" {
+		t.Errorf("before any build: %q", got)
+	}
+	build(t, e, dir, "-t", "used")
+	if got := strings.TrimSpace(row()); got != "2 1 100kB 100kB (100%)" {
+		t.Errorf("with an image that has one of two layers: %q", got)
+	}
+	build(t, e, dir, "--target", "second")
+	e.MustViv("image", "prune", "-f")
+	if got := strings.TrimSpace(row()); got != "4 1 180kB 180kB (100%)" {
+		t.Errorf("with a cache directory and an image that went: %q", got)
+	}
+	for _, args := range [][]string{{"--filter", "until=1h"}, {"--all", "--filter", "until=1h"}, {"--keep-storage", "1m"}, {"--all", "--keep-storage", "1m"}, {"--filter", "id=sha256:x"}} {
+		if out := e.MustViv(append([]string{"builder", "prune", "-f"}, args...)...); strings.TrimSpace(out) != "Total reclaimed space: 0B" {
+			t.Errorf("builder prune %v removed %s", args, out)
+		}
+	}
+	// The copy was made after the layer that it is of, and the image has it.
+	if out := e.MustViv("builder", "prune", "-f", "--keep-storage", "160k"); !strings.Contains(out, "sha256:") {
+		t.Errorf("nothing was removed: %s", out)
+	}
+	if got := strings.TrimSpace(row()); !strings.HasSuffix(got, " 80kB 80kB (100%)") {
+		t.Errorf("the layer that was used first should have gone: %q", got)
+	}
+	if out := e.MustViv("system", "prune", "-f", "--filter", "label=none"); strings.Contains(out, "build cache") {
+		t.Errorf("what has no labels was removed by its label: %s", out)
+	}
+	if out := e.MustViv("system", "prune", "-f"); !strings.Contains(out, "Deleted build cache objects:\nsha256:") {
+		t.Errorf("system prune left the build cache: %s", out)
+	}
+	if got := strings.TrimSpace(row()); got != "1 0 30kB 30kB (100%)" {
+		t.Errorf("after system prune: %q", got)
+	}
+	if out := e.MustViv("system", "prune", "-f", "--all"); !strings.Contains(out, "cache:") {
+		t.Errorf("system prune --all left the cache directory: %s", out)
+	}
+	if got := strings.TrimSpace(row()); got != "0 0 0B 0B" {
+		t.Errorf("after system prune --all: %q", got)
+	}
+	fails(t, e.Viv("builder", "prune", "-f", "--filter", "color=red"), 1, "invalid filter 'color'")
+}
+
 // TestBuildFails looks at errors: the code, the place, and what is kept of the build.
 func TestBuildFails(t *testing.T) {
 	vivOnly(t, "the wording is ours where Docker's names its daemon")
@@ -319,6 +377,94 @@ func TestBuildKilled(t *testing.T) {
 	}
 }
 
+// TestBuildKilledKeepsSteps kills a build in its third command: the next one begins there,
+// and a prune takes what the killed one left.
+func TestBuildKilledKeepsSteps(t *testing.T) {
+	vivOnly(t, "the reference has a daemon")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"file": "content\n",
+		"Dockerfile": "FROM box\nRUN echo one > /one\nCOPY file /two\nRUN test -e /dev/shm/no || { cat /one /two; echo be''gun; sleep 1000; }\n"})
+	kill := func() {
+		t.Helper()
+		cmd := e.Command("build", "--progress", "plain", dir)
+		cmd.Terminal = true
+		p := cmd.Start()
+		p.Expect(" begun") // which is no part of the step's name
+		for end := time.Now().Add(time.Minute); journaledSteps(t, e) < 2; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the steps that are done are written down nowhere")
+			}
+		}
+		if err := p.Signal(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		p.Wait()
+	}
+	kill()
+	replaceIn(t, filepath.Join(dir, "Dockerfile"), "test -e /dev/shm/no", "true")
+	res := e.Viv("build", "--progress", "plain", "-t", "went-on", dir)
+	if res.Code != 0 || !strings.Contains(res.Stderr, "#2 CACHED") || !strings.Contains(res.Stderr, "#3 CACHED") || strings.Contains(res.Stderr, "#4 CACHED") {
+		t.Errorf("the steps that were done run again: %v", res)
+	}
+	if got := inImage(t, e, "went-on", "cat /one /two"); got != "one\ncontent" {
+		t.Errorf("the image has %q", got)
+	}
+	e.MustViv("rmi", "went-on")
+	e.MustViv("builder", "prune", "-f")
+	replaceIn(t, filepath.Join(dir, "Dockerfile"), "RUN true ||", "RUN test -e /dev/shm/no ||")
+	kill()
+	if out := e.MustViv("builder", "prune", "-f"); !strings.Contains(out, "sha256:") {
+		t.Errorf("what the killed build had done was not pruned: %s", out)
+	}
+	if left := filesBelow(t, filepath.Join(e.Root, "build/steps")); len(left) != 0 {
+		t.Errorf("after the prune: %v", left)
+	}
+	e.MustViv("ps") // which ends what the killed build ran
+	if out := e.MustViv("system", "check"); out != "all is well" {
+		t.Errorf("after the kill: %s", out)
+	}
+}
+
+// journaledSteps counts the layers that a build at work says to be whole.
+func journaledSteps(t *testing.T, e *testenv.Instance) (n int) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(e.Root, "tmp/image-*/steps"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		n += strings.Count(string(b), `"tree"`)
+	}
+	return n
+}
+
+func replaceIn(t *testing.T, file, old, with string) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(string(b), old, with, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func filesBelow(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
 // TestBuildInterrupted cancels a build: what was done before stays in the cache.
 func TestBuildInterrupted(t *testing.T) {
 	vivOnly(t, "the words are ours")
@@ -456,6 +602,108 @@ func TestBuildOutput(t *testing.T) {
 	if res := e.Viv("build", "-o", "type=none", dir); res.Code != 1 || !strings.Contains(res.Stderr, "none") {
 		t.Errorf("an unknown output: %v", res)
 	}
+}
+
+// TestBuildPush pushes what it builds, under all names, beside other outputs.
+func TestBuildPush(t *testing.T) {
+	vivOnly(t, "the registry is in the engine's own network")
+	e := newBox(t)
+	host := e.Registry(nil)
+	dir := contextDir(t, map[string]string{"Dockerfile": "FROM box\nRUN echo pushed > /file\n"})
+	pull := func(names ...string) {
+		t.Helper()
+		for _, n := range names {
+			e.Viv("rmi", n)
+			e.MustViv("pull", "-q", n)
+			if got := inImage(t, e, n, "cat /file"); got != "pushed" {
+				t.Errorf("%s has %q", n, got)
+			}
+		}
+	}
+	one, two, three := host+"/a/one:v1", host+"/b/two:v2", host+"/a/three:latest"
+	res := e.Viv("build", "--push", "-t", one, "-t", two, dir)
+	if res.Code != 0 || strings.Count(res.Stderr, "pushing "+host) != 2 {
+		t.Errorf("--push: %v", res)
+	}
+	pull(one, two)
+	files := filepath.Join(t.TempDir(), "files")
+	archive := filepath.Join(t.TempDir(), "a.tar")
+	e.MustViv("build", "-q", "-o", "type=image,push=true,name="+three, "-o", "type=local,dest="+files, "-o", "type=oci,dest="+archive, dir)
+	pull(three)
+	if b, err := os.ReadFile(files + "/file"); err != nil || string(b) != "pushed\n" {
+		t.Errorf("the directory has %q (%v)", b, err)
+	}
+	e.MustViv("rmi", three)
+	if got := e.MustViv("load", "-i", archive); !strings.Contains(got, three) {
+		t.Errorf("the archive was loaded as %q", got)
+	}
+	fails(t, e.Viv("build", "--push", dir), 1, "tag is needed when pushing to registry")
+	fails(t, e.Viv("build", "-o", "type=registry,name="+host+"/UPPER", dir), 1, "invalid tag")
+	fails(t, e.Viv("build", "-o", "-", "-o", "type=oci", dir), 125, "only one output")
+}
+
+// TestSquash makes one layer of several: by a build, above the base image or of all, and of
+// an image that is there.
+func TestSquash(t *testing.T) {
+	vivOnly(t, "the reference's builder does not squash")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": `FROM box AS base
+RUN mkdir /d && echo 1 > /d/one && echo 1 > /d/two && echo 1 > /gone && ln /d/one /hard
+FROM base
+RUN echo big > /big && echo 2 > /d/two
+RUN rm -r /big /gone /bin/sleep && rm -r /d && mkdir /d && echo 3 > /d/three
+ENV KEPT=yes
+ONBUILD RUN false
+CMD ["cat", "/d/three"]
+`})
+	layers := func(image string) string {
+		t.Helper()
+		return e.MustViv("inspect", "--type", "image", "-f", "{{len .RootFS.Layers}}", image)
+	}
+	look := func(image string) string {
+		t.Helper()
+		return inImage(t, e, image, "echo $KEPT; find / -xdev ! -path '/proc/*' ! -path '/sys/*' ! -path '/dev/*' ! -path '/etc/host*' ! -path '/etc/resolv.conf' | sort; cat /hard")
+	}
+	first := build(t, e, dir, "-t", "plain")
+	seen, base := look("plain"), layers("box")
+	if !strings.Contains(seen, "/d/three\n") || strings.Contains(seen, "/d/one\n") || strings.Contains(seen, "/big\n") {
+		t.Fatalf("the image has %s", seen)
+	}
+	id := build(t, e, dir, "--squash", "-t", "squashed")
+	e.MustViv("squash", "-t", "later", "--from", "box", "plain")
+	for _, name := range []string{"squashed", "later"} {
+		if got := layers(name); base != "1" || got != "2" {
+			t.Errorf("%s has %s layers, and the base %s", name, got, base)
+		}
+		if got := look(name); got != seen {
+			t.Errorf("%s has %s, want %s", name, got, seen)
+		}
+		if got := strings.Count(e.MustViv("history", "--format", "{{.Comment}}", name), "merge of 3 layers"); got != 1 {
+			t.Errorf("the history of %s says %d times that layers were merged", name, got)
+		}
+	}
+	if again := build(t, e, dir, "--squash"); again != id {
+		t.Errorf("the second build gave %s, the first %s", again, id)
+	}
+	build(t, e, dir, "--squash-all", "-t", "all")
+	e.MustViv("squash", "-t", "all-later", "plain")
+	for _, name := range []string{"all", "all-later"} {
+		if got := layers(name); got != "1" {
+			t.Errorf("%s has %s layers", name, got)
+		}
+		if got := look(name); got != seen {
+			t.Errorf("%s has %s, want %s", name, got, seen)
+		}
+	}
+	if got := e.MustViv("inspect", "--type", "image", "-f", "{{.Id}} {{json .Config.Cmd}}", "plain"); got != first+` ["cat","/d/three"]` {
+		t.Errorf("the image itself was changed: %s", got)
+	}
+	want(t, e.Viv("run", "--rm", "--network", "none", "all-later"), 0, "3\n")
+	if out := e.MustViv("system", "check"); out != "all is well" {
+		t.Errorf("after squashing: %s", out)
+	}
+	fails(t, e.Viv("squash", "--from", "plain", "box"), 1, "does not begin with the layers of plain")
+	fails(t, e.Viv("squash", "nobody"), 1, "nobody")
 }
 
 // TestBuildContexts takes the Dockerfile from standard input, and files from named contexts.
