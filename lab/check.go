@@ -15,3 +15,25 @@ func mapsToOwn(out string) error {
 	}
 	return nil
 }
+
+// ends checks how the output ends.
+func ends(with string) func(string, map[string]string) error {
+	return func(out string, _ map[string]string) error {
+		if !strings.HasSuffix(out, with) {
+			return fmt.Errorf("it shows %q, which does not end with %q", out, with)
+		}
+		return nil
+	}
+}
+
+// whiteout checks that ls -l lists one for /etc/passwd, as overlay or AUFS spell it.
+func whiteout(out string, _ map[string]string) error {
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line)
+		name := f[len(f)-1]
+		if name == ".wh.passwd" || name == "passwd" && f[0][0] == 'c' && strings.Contains(line, " 0, ") {
+			return nil
+		}
+	}
+	return fmt.Errorf("no whiteout in %q", out)
+}

@@ -159,8 +159,30 @@ func groups() []Experiment {
 			},
 			Cleanup: []string{"! viv inspect $LAB >/dev/null 2>&1 || viv rm -f $LAB"},
 		},
+		{
+			ID: "program", Title: Text{"The Go program: limit a container by a cgroup", "用 Go 语言实现通过 cgroup 限制容器的资源"},
+			About: Text{"What the notes' program does, in its order: a child in namespaces of its own, which has number 1 inside and another outside; a group; the child's number into it; the limit. examples/limit is the same in Go.",
+				"按笔记中程序的顺序：在新的 Namespace 中启动子进程（里面是 1 号，外面是另一个号）；建立 cgroup；写入进程号；写入限制。examples/limit 是同样的 Go 程序。"},
+			Steps: []Step{
+				{Say: Text{"A child in UTS, PID and mount namespaces of its own, which waits; its number outside", "在新的 UTS、PID、Mount Namespace 中启动等待的子进程；它在外面的号"},
+					Run: program, Save: "PID"},
+				{Say: Text{"Its numbers outside and inside", "它在外面和里面的进程号"}, Run: "grep NSpid /proc/$PID/status", Check: ends("\t1")},
+				{Say: Text{"A group for it, and its number into that", "建立 cgroup，写入进程号"}, Run: "viv cgroup create /$LAB && viv cgroup attach /$LAB $PID && grep -q $LAB /proc/$PID/cgroup"},
+				{Say: Text{"The limit", "写入限制"}, Run: "viv cgroup set /$LAB memory.max=100M; viv cgroup set /$LAB memory.swap.max=0 || true", Without: "-"},
+				{Say: Text{"It goes on, and wants 200 MB: the kernel ends it", "它继续运行，要 200 MB：被内核结束"}, Run: "echo go >go; until [ -s end ]; do sleep 0.05; done; cat end", Check: is("137")},
+			},
+			Cleanup: []string{"[ -s end ] || kill -9 $(cat pid) 2>/dev/null || true", "! viv cgroup ls -q /$LAB >/dev/null 2>&1 || viv cgroup rm /$LAB"},
+		},
 	}
 }
+
+// program starts the child of the experiment of that name, prints its number outside, and
+// lets its end be noted in a file.
+const program = `mkfifo go
+( viv ns run --uts --pid --mount --fork --mount-proc sh -c 'read line <go; exec dd if=/dev/zero of=/dev/null bs=200M count=1' & child=$!
+until [ -n "$(cat /proc/$child/task/*/children)" ]; do sleep 0.05; done
+cat /proc/$child/task/*/children | tr -d ' ' >pid.new; mv pid.new pid; wait $child; echo $? >end ) >/dev/null 2>&1 &
+until [ -s pid ]; do sleep 0.05; done; cat pid`
 
 func unions() []Experiment {
 	return []Experiment{
@@ -182,13 +204,43 @@ func unions() []Experiment {
 			Cleanup: []string{"! grep -q \" $(pwd)/mnt \" /proc/self/mountinfo || umount mnt"},
 		},
 		{
+			ID: "image", Title: Text{"The layers of an image", "image layer：从 Dockerfile 到镜像层"},
+			About: Text{"An image is a stack of layers. One that is built on another has that one's layers, which are on disk once, and its own changes on top.",
+				"镜像由层叠成。在另一个镜像上构建的镜像共用它的层（磁盘上只有一份），再加上自己的改动。"},
+			Steps: []Step{
+				{Say: Text{"An image with one file", "只有一个文件的镜像"}, Run: "mkdir base && echo 'I am the base' >base/base.txt && printf 'FROM scratch\nCOPY base.txt /tmp/\nCMD [\"none\"]\n' >base/Dockerfile && viv build -q -t $LAB-base base"},
+				{Say: Text{"Another that is built on it, with one more", "在它上面构建，多一个文件"}, Run: "mkdir changed && echo 'hello' >changed/newfile && printf \"FROM $LAB-base\\nCOPY newfile /tmp/\\n\" >changed/Dockerfile && viv build -q -t $LAB-changed changed",
+					Without: "viv tag $LAB-base $LAB-changed"},
+				{Say: Text{"What was done to make it", "查看执行的操作"}, Run: "viv history --format '{{.CreatedBy}}' $LAB-changed", Check: has("COPY newfile", "COPY base.txt")},
+				{Say: Text{"The base has one layer", "基础镜像有一层"}, Run: "viv inspect -f '{{range .RootFS.Layers}}{{.}} {{end}}' $LAB-base", Save: "BASE", Check: has("sha256:")},
+				{Say: Text{"The other has that, and one more", "另一个有同一层，再多一层"}, Run: "viv inspect -f '{{range .RootFS.Layers}}{{.}} {{end}}' $LAB-changed", Save: "CHANGED", Check: has("$BASE")},
+				{Say: Text{"Its own layer on disk has only what it adds", "它自己的层在磁盘上只有新增的内容"}, Run: "ls $(viv info -f '{{.DockerRootDir}}')/layers/sha256/$(echo $CHANGED | cut -d' ' -f2 | cut -d: -f2)/fs/tmp", Check: is("newfile")},
+				{Say: Text{"Layer by layer", "逐层查看"}, Run: "viv layer $LAB-changed", Check: has("newfile", "base.txt")},
+			},
+			Cleanup: []string{"for i in changed base; do ! viv image inspect $LAB-$i >/dev/null 2>&1 || viv rmi -f $LAB-$i; done"},
+		},
+		{
+			ID: "init", Title: Text{"The init layer", "只读的 init layer"},
+			About: Text{"Between the image and the layer of a container lies one more that is only read: it has what is needed to mount /dev, /proc, /etc/hosts and others on.",
+				"镜像层和容器层之间还有一个只读的 init layer：为 /dev、/proc、/etc/hosts 等提供挂载点。"},
+			Steps: []Step{
+				{Say: Text{"An image with one file, and a container of it", "只有一个文件的镜像，和它的容器"}, Run: "mkdir base && echo x >base/file && printf 'FROM scratch\nCOPY file /\nCMD [\"none\"]\n' >base/Dockerfile && viv build -q -t $LAB base && viv create --name $LAB $LAB",
+					Without: "viv create --name $LAB host true"},
+				{Say: Text{"Below the container's layer lie the init layer and that of the image", "容器层下面是 init layer 和镜像层"}, Run: "viv inspect -f '{{.GraphDriver.Data.LowerDir}}' $LAB | tr : '\\n'", Check: has("init")},
+				{Say: Text{"The init layer has places for mounts", "init layer 里是挂载点"}, Run: "ls $(viv inspect -f '{{.GraphDriver.Data.LowerDir}}' $LAB | cut -d: -f1)", Check: has("dev", "etc", "proc", "sys", "!file")},
+				{Say: Text{"So the container's own layer is empty: nothing is changed yet", "所以容器自己的层是空的：还没有改动"}, Run: "viv diff $LAB; ls -A $(viv inspect -f '{{.GraphDriver.Data.UpperDir}}' $LAB)", Check: is("")},
+			},
+			Cleanup: []string{"! viv inspect --type container $LAB >/dev/null 2>&1 || viv rm -f $LAB", "! viv image inspect $LAB >/dev/null 2>&1 || viv rmi -f $LAB"},
+		},
+		{
 			ID: "container", Title: Text{"The layer of a container", "container layer"},
 			About: Text{"What a container writes is in a layer of its own; the image stays as it is.", "容器写的内容在自己的层里，镜像不变。"},
 			Steps: []Step{
-				{Say: Text{"A container that makes a file; its image is this machine", "建一个文件的容器（镜像就是本机）"}, Run: "viv run --name $LAB --network none host sh -c 'echo new >/newfile'", Without: "viv run --name $LAB --network none host true"},
-				{Say: Text{"What it changes", "它的改动"}, Run: "viv diff $LAB", Check: has("A /newfile")},
+				{Say: Text{"A container that makes a file and deletes one; its image is this machine", "建一个文件、删一个文件的容器（镜像就是本机）"}, Run: "viv run --name $LAB --network none host sh -c 'echo new >/newfile; rm /etc/passwd'", Without: "viv run --name $LAB --network none host true"},
+				{Say: Text{"What it changes", "它的改动"}, Run: "viv diff $LAB", Check: has("A /newfile", "D /etc/passwd")},
 				{Say: Text{"Where that is on disk", "在磁盘上的位置"}, Run: "ls -A $(viv inspect -f '{{.GraphDriver.Data.UpperDir}}' $LAB)", Check: has("newfile")},
-				{Say: Text{"The machine has no such file", "本机没有这个文件"}, Run: "ls /newfile", Fails: true},
+				{Say: Text{"What is deleted is a whiteout there: for overlay a device 0, 0, for AUFS a file .wh.passwd", "删除的文件在那里是 whiteout：overlay 用设备 0, 0，AUFS 用文件 .wh.passwd"}, Run: "ls -lA $(viv inspect -f '{{.GraphDriver.Data.UpperDir}}' $LAB)/etc", Check: whiteout},
+				{Say: Text{"The machine has the one and not the other", "本机没有前者，仍有后者"}, Run: "ls /etc/passwd; [ ! -e /newfile ]"},
 			},
 			Cleanup: []string{"! viv inspect $LAB >/dev/null 2>&1 || viv rm -f $LAB"},
 		},

@@ -64,7 +64,7 @@ func TestExperiments(t *testing.T) {
 // TestInterrupted: wherever one is cut off, it cleans up.
 func TestInterrupted(t *testing.T) {
 	o := options(t)
-	for _, id := range []string{"calls", "ipc", "tree", "memory", "union"} {
+	for _, id := range []string{"calls", "ipc", "tree", "memory", "program", "image", "union"} {
 		e, ok := lab.Find(id)
 		if !ok {
 			t.Fatal(id)

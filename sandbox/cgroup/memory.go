@@ -161,7 +161,7 @@ func (g group) memoryV2(r *specs.LinuxMemory) {
 	if r.CheckBeforeUpdate != nil && *r.CheckBeforeUpdate && g.c.update && !unset(r.Limit) && *r.Limit > 0 {
 		// v2 kills processes to get below a new limit; v1 refuses it itself.
 		if usage, err := strconv.ParseInt(g.read("memory.current"), 10, 64); err == nil && usage > *r.Limit {
-			g.c.fail("memory limit %d is below the present usage %d", *r.Limit, usage)
+			g.c.fail("rejecting memory limit %d, which is below the present usage %d", *r.Limit, usage)
 			return
 		}
 	}
