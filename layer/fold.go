@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"sort"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,26 +57,6 @@ func (f *folder) dir(src, below *viewDir, dst int, name string) error {
 	return nil
 }
 
-// allNames lists the names that a layer says something of, whiteouts too, sorted.
-func (d *viewDir) allNames() ([]string, error) {
-	seen := make(map[string]bool)
-	var out []string
-	for _, fd := range d.fds {
-		names, err := readNames(fd)
-		if err != nil {
-			return nil, fmt.Errorf("list layer directory: %w", err)
-		}
-		for _, n := range names {
-			if !seen[n] {
-				seen[n] = true
-				out = append(out, n)
-			}
-		}
-	}
-	sort.Strings(out)
-	return out, nil
-}
-
 func (f *folder) entry(src, below *viewDir, dst int, base, name string) error {
 	e, err := src.lookup(base)
 	if err != nil {
@@ -118,12 +97,9 @@ func (f *folder) subdir(src, below *viewDir, e, old *viewEntry, dst int, base, n
 		}
 		defer under.close()
 	}
-	if err := unix.Mkdirat(dst, base, 0o700); err != nil {
-		return fmt.Errorf("make directory %q: %w", name, err)
-	}
-	fd, err := unix.Openat(dst, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := makeDir(dst, base, name)
 	if err != nil {
-		return fmt.Errorf("open directory %q: %w", name, err)
+		return err
 	}
 	defer unix.Close(fd)
 	if err := f.dir(sub, under, fd, name); err != nil {

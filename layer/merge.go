@@ -94,16 +94,25 @@ func (m *merger) subdir(src *viewDir, e *viewEntry, dst int, base, name string) 
 		return err
 	}
 	defer sub.close()
-	if err := unix.Mkdirat(dst, base, 0o700); err != nil {
-		return fmt.Errorf("make directory %q: %w", name, err)
-	}
-	fd, err := unix.Openat(dst, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := makeDir(dst, base, name)
 	if err != nil {
-		return fmt.Errorf("open directory %q: %w", name, err)
+		return err
 	}
 	defer unix.Close(fd)
 	if err := m.dir(sub, fd, name); err != nil {
 		return err
 	}
 	return copyMeta(e.parent, base, dst, base, &e.st)
+}
+
+// makeDir makes the directory base in dst and opens it; errors call it name.
+func makeDir(dst int, base, name string) (int, error) {
+	if err := unix.Mkdirat(dst, base, 0o700); err != nil {
+		return -1, fmt.Errorf("make directory %q: %w", name, err)
+	}
+	fd, err := unix.Openat(dst, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open directory %q: %w", name, err)
+	}
+	return fd, nil
 }

@@ -130,6 +130,25 @@ func (d *viewDir) names() ([]string, error) {
 	if d == nil {
 		return nil, nil
 	}
+	all, err := d.allNames()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, n := range all {
+		e, err := d.lookup(n)
+		if err != nil {
+			return nil, err
+		}
+		if e != nil {
+			out = append(out, n)
+		}
+	}
+	return out, nil
+}
+
+// allNames lists the names that a layer says something of, whiteouts too, sorted.
+func (d *viewDir) allNames() ([]string, error) {
 	seen := make(map[string]bool)
 	var out []string
 	for _, fd := range d.fds {
@@ -138,15 +157,8 @@ func (d *viewDir) names() ([]string, error) {
 			return nil, fmt.Errorf("list layer directory: %w", err)
 		}
 		for _, n := range names {
-			if seen[n] {
-				continue
-			}
-			seen[n] = true
-			e, err := d.lookup(n)
-			if err != nil {
-				return nil, err
-			}
-			if e != nil {
+			if !seen[n] {
+				seen[n] = true
 				out = append(out, n)
 			}
 		}
