@@ -134,9 +134,6 @@ func groupsPart(a *engine.Anatomy) part {
 	return p
 }
 
-func bytesOf(n uint64) string { return units.BytesSize(float64(n)) }
-func countOf(n uint64) string { return strconv.FormatUint(n, 10) }
-
 func rightsPart(a *engine.Anatomy) part {
 	p, what := part{title: "What its first process may do"}, a.Process
 	p.row("user", what.UID+":"+what.GID+" as the host counts")

@@ -34,9 +34,9 @@ func cacheOf(flag, text string) (engine.BuildCache, error) {
 	if !strings.Contains(text, "=") {
 		return engine.BuildCache{Type: "registry", Ref: text}, nil
 	}
-	fields, err := csv.NewReader(strings.NewReader(text)).Read()
+	fields, err := keyValues(flag, text)
 	if err != nil {
-		return c, usagef("%s %s: %v", flag, text, err)
+		return c, err
 	}
 	dir := "src"
 	if flag == "--cache-to" {
@@ -44,11 +44,7 @@ func cacheOf(flag, text string) (engine.BuildCache, error) {
 		c.Tag = "latest"
 	}
 	for _, field := range fields {
-		k, v, ok := strings.Cut(field, "=")
-		if !ok {
-			return c, usagef("%s %s: invalid field %q: it must be a key=value pair", flag, text, field)
-		}
-		if err := setCache(&c, flag, dir, strings.ToLower(k), v); err != nil {
+		if err := setCache(&c, flag, dir, strings.ToLower(field[0]), field[1]); err != nil {
 			return c, err
 		}
 	}
@@ -61,6 +57,22 @@ func cacheOf(flag, text string) (engine.BuildCache, error) {
 		return c, usagef("%s %s: %s is required for a local cache", flag, text, dir)
 	}
 	return c, nil
+}
+
+// keyValues reads a line of CSV whose fields are key=value.
+func keyValues(flag, text string) (pairs [][2]string, err error) {
+	fields, err := csv.NewReader(strings.NewReader(text)).Read()
+	if err != nil {
+		return nil, usagef("%s %s: %v", flag, text, err)
+	}
+	for _, field := range fields {
+		k, v, ok := strings.Cut(field, "=")
+		if !ok {
+			return nil, usagef("%s %s: invalid field %q: it must be a key=value pair", flag, text, field)
+		}
+		pairs = append(pairs, [2]string{k, v})
+	}
+	return pairs, nil
 }
 
 func setCache(c *engine.BuildCache, flag, dir, key, v string) (err error) {

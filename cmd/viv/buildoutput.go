@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/csv"
 	"io"
 	"strconv"
 	"strings"
@@ -61,16 +60,13 @@ func outputOf(text string) (engine.BuildOutput, error) {
 	if !strings.Contains(text, "=") {
 		return engine.BuildOutput{Type: "local", Dest: text}, nil
 	}
-	fields, err := csv.NewReader(strings.NewReader(text)).Read()
+	fields, err := keyValues("--output", text)
 	if err != nil {
-		return o, usagef("--output %s: %v", text, err)
+		return o, err
 	}
 	stream := false
 	for _, field := range fields {
-		k, v, ok := strings.Cut(field, "=")
-		if !ok {
-			return o, usagef("--output %s: invalid field %q: it must be a key=value pair", text, field)
-		}
+		k, v := field[0], field[1]
 		switch strings.ToLower(k) {
 		case "type":
 			o.Type = v

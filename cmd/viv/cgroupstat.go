@@ -24,6 +24,9 @@ type cgroupStat struct {
 	CPUPressure, MemoryPressure, IOPressure string
 }
 
+func bytesOf(n uint64) string { return units.BytesSize(float64(n)) }
+func countOf(n uint64) string { return strconv.FormatUint(n, 10) }
+
 func limit(n uint64, show func(uint64) string) string {
 	if n == cgroup.NoLimit {
 		return "max"
@@ -39,12 +42,10 @@ func statOf(g tree.Group) (cgroupStat, error) {
 	if err != nil {
 		return cgroupStat{}, err
 	}
-	size := func(n uint64) string { return units.BytesSize(float64(n)) }
-	count := func(n uint64) string { return strconv.FormatUint(n, 10) }
 	read, written := s.IOBytes()
 	out := cgroupStat{CPU: s.CPU.Total.String(), UserCPU: s.CPU.User.String(), SystemCPU: s.CPU.System.String(),
-		Memory: size(s.Memory.Usage), MemoryPeak: size(s.Memory.Max), MemoryLimit: limit(s.Memory.Limit, size), Anonymous: size(s.Memory.RSS), Cache: size(s.Memory.Cache), Swap: size(s.Memory.Swap),
-		OOMKills: count(s.Memory.OOMKills), Pids: count(s.Pids.Current), PidsLimit: limit(s.Pids.Limit, count), Read: size(read), Written: size(written)}
+		Memory: bytesOf(s.Memory.Usage), MemoryPeak: bytesOf(s.Memory.Max), MemoryLimit: limit(s.Memory.Limit, bytesOf), Anonymous: bytesOf(s.Memory.RSS), Cache: bytesOf(s.Memory.Cache), Swap: bytesOf(s.Memory.Swap),
+		OOMKills: countOf(s.Memory.OOMKills), Pids: countOf(s.Pids.Current), PidsLimit: limit(s.Pids.Limit, countOf), Read: bytesOf(read), Written: bytesOf(written)}
 	for _, p := range []struct {
 		from *cgroup.Pressure
 		to   *string

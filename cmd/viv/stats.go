@@ -84,7 +84,7 @@ func statsRowOf(s *engine.Sample, noTrunc bool) statsRow {
 	}
 	r.addDetails(&s.Figures)
 	r.CPUPerc = fmt.Sprintf("%.2f%%", s.CPUPercent)
-	r.MemUsage = units.BytesSize(float64(s.Memory)) + " / " + units.BytesSize(float64(s.MemoryLimit))
+	r.MemUsage = bytesOf(s.Memory) + " / " + bytesOf(s.MemoryLimit)
 	if s.MemoryLimit > 0 {
 		r.MemPerc = fmt.Sprintf("%.2f%%", float64(s.Memory)/float64(s.MemoryLimit)*100)
 	}
