@@ -84,8 +84,9 @@ func (m *monitor) foreignExitCode() int {
 		if e == 0 && *(*uint64)(unsafe.Pointer(&info[0]))&pidfdInfoExit != 0 {
 			return statusCode(syscall.WaitStatus(*(*uint32)(unsafe.Pointer(&info[60]))))
 		}
-		if statField(m.pid, 22) == m.cfg.AdoptTicks && statState(m.pid) == 'Z' {
-			return statusCode(syscall.WaitStatus(statField(m.pid, 52)))
+		// Read once: by the next time the process may have been reaped.
+		if stat := statFields(m.pid); len(stat) > 0 && stat[0] == 'Z' && statField(stat, 22) == m.cfg.AdoptTicks {
+			return statusCode(syscall.WaitStatus(statField(stat, 52)))
 		}
 		ts := syscall.NsecToTimespec(wait)
 		syscall.Nanosleep(&ts, nil)

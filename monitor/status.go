@@ -87,7 +87,7 @@ func bootID() string {
 }
 
 // startTicks is when a process started, in clock ticks since boot.
-func startTicks(pid int) uint64 { return statField(pid, 22) }
+func startTicks(pid int) uint64 { return statField(statFields(pid), 22) }
 
 // statFields gives what stands after the second field of /proc/PID/stat, which
 // is in parentheses and may hold anything (proc_pid_stat(5)): it begins with
@@ -102,16 +102,10 @@ func statFields(pid int) []byte {
 	return nil
 }
 
-func statState(pid int) byte {
-	if b := statFields(pid); len(b) > 0 {
-		return b[0]
-	}
-	return 0
-}
-
-func statField(pid, field int) (v uint64) {
+// statField gives a number of what statFields gave; 0 if there is none.
+func statField(stat []byte, field int) (v uint64) {
 	at := 3
-	for _, c := range statFields(pid) {
+	for _, c := range stat {
 		switch {
 		case c == ' ':
 			at++
