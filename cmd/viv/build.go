@@ -40,7 +40,7 @@ func newBuild(a *app) *cobra.Command {
 	fs.StringArrayVar(&f.labels, "label", nil, "set metadata for an image")
 	fs.StringArrayVar(&f.contexts, "build-context", nil, "additional build contexts (e.g., name=path, name=docker-image://alpine)")
 	fs.StringVar(&o.Target, "target", "", "set the target build stage to build")
-	fs.StringVar(&o.Platform, "platform", "", "set target platform for build")
+	fs.StringArrayVar(&o.Platforms, "platform", nil, "set target platforms for build (e.g., linux/amd64,linux/arm64)")
 	fs.StringArrayVar(&f.cacheFrom, "cache-from", nil, "external cache sources (e.g., \"user/app:cache\", \"type=local,src=path/to/dir\")")
 	fs.StringArrayVar(&f.cacheTo, "cache-to", nil, "cache export destinations (e.g., \"user/app:cache\", \"type=local,dest=path/to/dir\", \"type=inline\")")
 	fs.BoolVar(&o.NoCache, "no-cache", false, "do not use cache when building the image")

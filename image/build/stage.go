@@ -72,6 +72,7 @@ func newStage(b *builder, d *stageDef, several bool) *stage {
 	case several:
 		s.label = fmt.Sprintf("stage-%d ", d.index)
 	}
+	s.label = b.label + s.label
 	s.total = 1
 	for _, c := range d.Commands {
 		if changesFiles(c) {
