@@ -44,6 +44,8 @@ type BuildOptions struct {
 
 	Progress     func(build.Event) // may be nil; never called by two goroutines at once
 	PullProgress PullProgress      // may be nil
+	// Built is called when the image is in the store, before it goes anywhere else; may be nil.
+	Built func(image.Image)
 	// Pushed is called after each name that was pushed; may be nil.
 	Pushed func(image.Reference, registry.PushResult)
 }
@@ -95,6 +97,9 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	}
 	for _, n := range res.Image.RepoTags() {
 		e.emit(objectEvent("image", "tag", string(res.Image.ID), map[string]string{"name": n}))
+	}
+	if opt.Built != nil && res.Image.ID != "" {
+		opt.Built(res.Image)
 	}
 	for i := range opt.Outputs {
 		if out := &opt.Outputs[i]; !out.files() {

@@ -90,6 +90,39 @@ func (s *Store) ResolvePlatform(ref string, want ocispec.Platform) (image.Image,
 	return s.load(entries, entry{desc: d, name: e.name})
 }
 
+// IndexedLayers gives the layers of all images that names mean for some platform, each once.
+// Images that cannot be read are left out.
+func (s *Store) IndexedLayers() ([]image.Layer, error) {
+	entries, err := s.readIndex()
+	if err != nil {
+		return nil, err
+	}
+	var out []image.Layer
+	seen := make(map[string]bool)
+	for _, e := range entries {
+		if e.index.Digest == "" {
+			continue
+		}
+		list, err := s.indexed(e)
+		if err != nil {
+			continue
+		}
+		for _, d := range list {
+			img, err := s.load(entries, entry{desc: d})
+			if err != nil {
+				continue
+			}
+			for _, l := range img.Layers {
+				if !seen[l.Dir] {
+					seen[l.Dir] = true
+					out = append(out, l)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
 // indexed lists the images of an entry's index.
 func (s *Store) indexed(e entry) ([]ocispec.Descriptor, error) {
 	raw, err := s.ReadBlob(e.index.Digest)

@@ -71,6 +71,9 @@ func TestIndex(t *testing.T) {
 	if _, err := s.ResolvePlatform("again", ocispec.Platform{OS: "linux", Architecture: "ppc64le"}); err == nil || !strings.Contains(err.Error(), "riscv64") {
 		t.Errorf("for a platform that it lacks: %v", err)
 	}
+	if list, err := s.IndexedLayers(); err != nil || len(list) != 2 || list[0].Size+list[1].Size != int64(1+len(other)) {
+		t.Errorf("the layers of all platforms are %+v (%v)", list, err)
+	}
 	top, err := s.Top("again")
 	if err != nil || top.MediaType != ocispec.MediaTypeImageIndex {
 		t.Errorf("the name means %+v (%v)", top, err)

@@ -1,9 +1,9 @@
 package kernel
 
 import (
-	"debug/elf"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,22 +14,45 @@ import (
 // (kernel, Documentation/admin-guide/binfmt-misc.rst).
 const binfmtDir = "/proc/sys/fs/binfmt_misc"
 
-// machines are ELF's words for Go's architectures.
-var machines = map[string]struct {
-	class   elf.Class
-	order   binary.AppendByteOrder
-	machine elf.Machine
-}{
-	"386":      {elf.ELFCLASS32, binary.LittleEndian, elf.EM_386},
-	"amd64":    {elf.ELFCLASS64, binary.LittleEndian, elf.EM_X86_64},
-	"arm":      {elf.ELFCLASS32, binary.LittleEndian, elf.EM_ARM},
-	"arm64":    {elf.ELFCLASS64, binary.LittleEndian, elf.EM_AARCH64},
-	"loong64":  {elf.ELFCLASS64, binary.LittleEndian, elf.EM_LOONGARCH},
-	"mips64":   {elf.ELFCLASS64, binary.BigEndian, elf.EM_MIPS},
-	"mips64le": {elf.ELFCLASS64, binary.LittleEndian, elf.EM_MIPS},
-	"ppc64le":  {elf.ELFCLASS64, binary.LittleEndian, elf.EM_PPC64},
-	"riscv64":  {elf.ELFCLASS64, binary.LittleEndian, elf.EM_RISCV},
-	"s390x":    {elf.ELFCLASS64, binary.BigEndian, elf.EM_S390},
+// elfHead is the beginning of a program for an architecture of Go's names, as far as it
+// tells architectures apart: e_ident, e_type and e_machine (elf(5); the numbers are of
+// elf.h). It is nil for an architecture that is not known.
+func elfHead(arch string) []byte {
+	const class32, class64 = 1, 2
+	class, machine, big := byte(class64), uint16(0), false
+	switch arch {
+	case "386":
+		class, machine = class32, 3
+	case "amd64":
+		machine = 62
+	case "arm":
+		class, machine = class32, 40
+	case "arm64":
+		machine = 183
+	case "loong64":
+		machine = 258
+	case "mips64":
+		machine, big = 8, true
+	case "mips64le":
+		machine = 8
+	case "ppc64le":
+		machine = 21
+	case "riscv64":
+		machine = 243
+	case "s390x":
+		machine, big = 22, true
+	default:
+		return nil
+	}
+	const executable = 2
+	head := make([]byte, 16, 20)
+	copy(head, "\x7fELF")
+	head[4], head[5], head[6] = class, 1, 1
+	if big {
+		head[5] = 2
+		return binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(head, executable), machine)
+	}
+	return binary.LittleEndian.AppendUint16(binary.LittleEndian.AppendUint16(head, executable), machine)
 }
 
 // Emulation tells whether programs of another architecture run inside containers: whether
@@ -38,23 +61,15 @@ var machines = map[string]struct {
 func Emulation(arch string) error { return emulation(binfmtDir, arch) }
 
 func emulation(dir, arch string) error {
-	m, ok := machines[arch]
-	if !ok {
-		return &missingError{"emulation of " + arch, fmt.Errorf("the architecture is not known")}
+	head := elfHead(arch)
+	if head == nil {
+		return &missingError{"emulation of " + arch, errors.New("the architecture is not known")}
 	}
-	data := elf.ELFDATA2LSB
-	if m.order == binary.AppendByteOrder(binary.BigEndian) {
-		data = elf.ELFDATA2MSB
-	}
-	head := append([]byte(elf.ELFMAG), byte(m.class), byte(data), byte(elf.EV_CURRENT))
-	head = append(head, make([]byte, elf.EI_NIDENT-len(head))...)
-	head = m.order.AppendUint16(head, uint16(elf.ET_EXEC))
-	head = m.order.AppendUint16(head, uint16(m.machine))
 	files, err := filepath.Glob(dir + "/*")
 	if err != nil {
 		return err
 	}
-	reason := fmt.Errorf("binfmt_misc has no interpreter for it")
+	reason := errors.New("binfmt_misc has no interpreter for it")
 	for _, f := range files {
 		text, err := os.ReadFile(f)
 		if err != nil {

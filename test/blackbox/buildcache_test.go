@@ -91,6 +91,27 @@ func TestBuildCacheOutside(t *testing.T) {
 	}
 }
 
+// TestBuildCachePlatforms has the steps of all platforms in one cache.
+func TestBuildCachePlatforms(t *testing.T) {
+	vivOnly(t, "the reference's builder knows no such caches")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": severalPlatforms})
+	local := filepath.Join(t.TempDir(), "cache")
+	args := func(more ...string) []string {
+		return append(append([]string{"build", "--platform", "linux/amd64,linux/s390x", "-t", "several"}, more...), dir)
+	}
+	e.MustViv(args("--cache-to", "type=local,mode=max,dest="+local)...)
+	forget(e, "several")
+	res := e.Viv(args("--cache-from", "type=local,src="+local)...)
+	if res.Code != 0 {
+		t.Fatalf("%v", res)
+	}
+	// Only the caches themselves are read anew.
+	if imports, done := strings.Count(res.Stderr, "importing cache"), strings.Count(res.Stderr, " DONE "); imports != 2 || done != imports {
+		t.Errorf("%d steps were carried out: %s", done-imports, res.Stderr)
+	}
+}
+
 // TestBuildCacheInline has the cache in the image that is pushed.
 func TestBuildCacheInline(t *testing.T) {
 	vivOnly(t, "the registry is in the engine's own network")
