@@ -157,6 +157,10 @@ type builder struct {
 	aliases []store.Step // to be recorded
 	met     []store.Step // aliases that were there
 	imports []*imported
+	plan    *plan           // nil: all stages are carried out
+	begin   func(st *stage) // begins to carry a stage out, if that has not begun
+	dry     bool            // keys are made, and nothing is carried out; see makePlan
+	current *stage          // whose keys are made
 }
 
 // made is a layer of this build, or one that was found.
@@ -221,6 +225,9 @@ func (b *builder) carryOutStages(ctx context.Context, target *stageDef) (*stage,
 		return nil, err
 	}
 	b.sums = openSums(b.o.Store)
+	if len(b.imports) > 0 && len(b.f.stages) > 1 {
+		b.plan = b.makePlan(ctx)
+	}
 	st, err := b.runStages(ctx, target)
 	b.seals.Wait()
 	b.sums.save()
@@ -236,14 +243,20 @@ func (b *builder) runStages(ctx context.Context, target *stageDef) (*stage, erro
 		b.stages[d] = newStage(b, d, len(b.f.stages) > 1)
 	}
 	var wg sync.WaitGroup
-	for _, d := range list {
-		st := b.stages[d]
-		wg.Go(func() {
-			defer close(st.done)
-			if st.err = st.run(ctx); st.err != nil {
-				cancel(st.err)
-			}
+	b.begin = func(st *stage) {
+		st.begun.Do(func() {
+			wg.Go(func() {
+				defer close(st.done)
+				if st.err = st.run(ctx); st.err != nil {
+					cancel(st.err)
+				}
+			})
 		})
+	}
+	for _, d := range list {
+		if b.plan == nil || b.plan.wanted[d.index] {
+			b.begin(b.stages[d])
+		}
 	}
 	wg.Wait()
 	for _, d := range list { // the first that failed by itself
@@ -290,6 +303,9 @@ func (m *made) record() store.Step {
 // the step out above the lower layers (top-most first). aliases are other keys under
 // which it may be found.
 func (b *builder) makeLayer(ctx context.Context, s *step, key digest.Digest, lower []string, do func(ctx context.Context, tree *store.Tree) (keep bool, err error)) (*made, error) {
+	if b.dry {
+		return planned(key), nil
+	}
 	b.mu.Lock()
 	if m, ok := b.steps[key]; ok {
 		b.mu.Unlock()
@@ -363,6 +379,12 @@ func (b *builder) now() time.Time {
 
 // cachedLayer gives a layer of the cache; nil if it has none with this key.
 func (b *builder) cachedLayer(ctx context.Context, s *step, key digest.Digest) *made {
+	if b.dry {
+		if !b.knows(ctx, key) {
+			return nil
+		}
+		return planned(key)
+	}
 	b.mu.Lock()
 	_, here := b.steps[key]
 	b.mu.Unlock()

@@ -212,18 +212,19 @@ func (b *builder) closeCaches() {
 
 // findAlias gives the key that another key stands for, here or in a cache from outside.
 func (b *builder) findAlias(key digest.Digest) digest.Digest {
-	to := b.t.FindAlias(key)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if to := b.t.FindAlias(key); to != "" {
+		b.met = append(b.met, store.Step{Key: key, Alias: to, Name: "alias"})
+		return to
+	}
 	for _, c := range b.imports {
-		if to == "" {
-			to = c.steps[key].Alias
+		if to := c.steps[key].Alias; to != "" {
+			b.aliases = append(b.aliases, store.Step{Key: key, Alias: to, Name: "alias"})
+			return to
 		}
 	}
-	if to != "" {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.met = append(b.met, store.Step{Key: key, Alias: to, Name: "alias"})
-	}
-	return to
+	return ""
 }
 
 // find fills in a layer from the store's cache, or from one outside.
