@@ -27,7 +27,7 @@ type BuildOptions struct {
 	BuildArgs      map[string]string
 	Labels         map[string]string
 	Names          []string // that the image gets
-	Platform       string   // os/arch[/variant]; empty: the host's
+	Platforms      []string // os/arch[/variant]; several make an index of images; none: the host's
 	NoCache        bool
 	Pull           bool // ask the registry for newer base images
 	Network        string
@@ -44,6 +44,8 @@ type BuildOptions struct {
 
 	Progress     func(build.Event) // may be nil; never called by two goroutines at once
 	PullProgress PullProgress      // may be nil
+	// Built is called when the image is in the store, before it goes anywhere else; may be nil.
+	Built func(image.Image)
 	// Pushed is called after each name that was pushed; may be nil.
 	Pushed func(image.Reference, registry.PushResult)
 }
@@ -71,20 +73,33 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	base := &baseImages{e: e, s: o.Store, opt: &opt}
 	o.Image = base.find
 	w := &workshop{e: e}
-	o.Run, o.Fetch, o.Clone = w.run, fetchURL, cloneGit
-	if err := opt.setOutputs(&o); err != nil {
+	o.Run, o.Fetch, o.Clone, o.CanRun = w.run, fetchURL, cloneGit, canRun
+	platforms, err := parsePlatforms(opt.Platforms)
+	if err != nil {
+		return image.Image{}, err
+	}
+	o.Platform = platforms[0]
+	if err := opt.setOutputs(&o, len(platforms) > 1); err != nil {
 		return image.Image{}, err
 	}
 	if err := e.setCaches(&opt, &o); err != nil {
 		return image.Image{}, err
 	}
-	res, err := build.Build(ctx, o)
+	var res build.Result
+	if len(platforms) > 1 {
+		res, err = build.BuildPlatforms(ctx, o, platforms)
+	} else {
+		res, err = build.Build(ctx, o)
+	}
 	err = errors.Join(err, w.close())
 	if err != nil {
 		return image.Image{}, err
 	}
 	for _, n := range res.Image.RepoTags() {
 		e.emit(objectEvent("image", "tag", string(res.Image.ID), map[string]string{"name": n}))
+	}
+	if opt.Built != nil && res.Image.ID != "" {
+		opt.Built(res.Image)
 	}
 	for i := range opt.Outputs {
 		if out := &opt.Outputs[i]; !out.files() {
@@ -131,14 +146,6 @@ func (opt *BuildOptions) plain() (build.Options, error) {
 	var err error
 	if o.Names, err = fullNames(names); err != nil {
 		return o, err
-	}
-	o.Platform = image.DefaultPlatform()
-	if opt.Platform != "" {
-		p, err := image.ParsePlatform(opt.Platform)
-		if err != nil {
-			return o, &Error{Kind: ErrInvalid, Msg: err.Error()}
-		}
-		o.Platform = p
 	}
 	return o, nil
 }
@@ -214,16 +221,12 @@ func (b *baseImages) find(ctx context.Context, ref string, p *ispec.Platform) (i
 	if _, err := image.ParseReference(ref); err != nil && !isHex(strings.TrimPrefix(ref, "sha256:")) {
 		return image.Image{}, &Error{Kind: ErrInvalid, Msg: fmt.Sprintf("failed to parse base image %q: %v", ref, err), cause: err}
 	}
-	platform := p.OS + "/" + p.Architecture
-	if p.Variant != "" {
-		platform += "/" + p.Variant
-	}
 	own := image.DefaultPlatform()
-	if p.OS == own.OS && p.Architecture == own.Architecture {
-		platform = "" // any variant of the own
+	if p.OS != own.OS || p.Architecture != own.Architecture {
+		return b.foreign(ctx, ref, *p)
 	}
-	r := &run{e: b.e}
-	r.opt.Platform, r.opt.Progress = platform, b.opt.PullProgress
+	r := &run{e: b.e} // any variant of the own
+	r.opt.Progress = b.opt.PullProgress
 	if b.opt.Pull {
 		r.opt.Pull = "always"
 	}

@@ -139,6 +139,13 @@ func (e *Engine) buildUsage(ctx context.Context) (Usage, error) {
 	if err != nil {
 		return u, err
 	}
+	others, err := s.IndexedLayers()
+	if err != nil {
+		return u, err
+	}
+	for _, l := range others {
+		counted[string(l.DiffID)] = true
+	}
 	steps, err := s.Steps()
 	if err != nil {
 		return u, err

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
+
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"vivarium/image"
 	"vivarium/image/build"
@@ -31,7 +34,8 @@ type BuildOutput struct {
 func (out *BuildOutput) files() bool { return out.Type == "local" || out.Type == "tar" }
 
 // setOutputs makes a build give what its outputs want. Without any, that is an image.
-func (opt *BuildOptions) setOutputs(o *build.Options) error {
+// several: the build is for several platforms.
+func (opt *BuildOptions) setOutputs(o *build.Options, several bool) error {
 	var files []*BuildOutput
 	for i := range opt.Outputs {
 		out := &opt.Outputs[i]
@@ -44,6 +48,9 @@ func (opt *BuildOptions) setOutputs(o *build.Options) error {
 		default:
 			return errorf(ErrInvalid, "unknown type of output %q: there are image, registry, local, tar, oci and docker", out.Type)
 		}
+		if several && (out.Type == "tar" || out.Type == "docker") {
+			return errorf(ErrUnsupported, "an output of type %s has files of one platform only: take oci, local, image or registry", out.Type)
+		}
 		if out.Push && len(o.Names) == 0 {
 			return errorf(ErrInvalid, "tag is needed when pushing to registry: give one with -t, or with name= of the output")
 		}
@@ -52,9 +59,13 @@ func (opt *BuildOptions) setOutputs(o *build.Options) error {
 		return nil
 	}
 	o.FilesOnly = len(files) == len(opt.Outputs)
-	o.Files = func(ctx context.Context, root *os.File) error {
+	o.Files = func(ctx context.Context, root *os.File, p ispec.Platform) error {
+		dir := ""
+		if several {
+			dir = "/" + strings.ReplaceAll(image.PlatformString(p), "/", "_") // as BuildKit has it
+		}
 		for _, out := range files {
-			if err := out.putFiles(ctx, root); err != nil {
+			if err := out.putFiles(ctx, root, dir); err != nil {
 				return err
 			}
 		}
@@ -63,11 +74,11 @@ func (opt *BuildOptions) setOutputs(o *build.Options) error {
 	return nil
 }
 
-func (out *BuildOutput) putFiles(ctx context.Context, root *os.File) error {
+func (out *BuildOutput) putFiles(ctx context.Context, root *os.File, dir string) error {
 	if out.Type == "tar" {
 		return layer.Export(ctx, out.W, root)
 	}
-	return placeFiles(ctx, root, out.Dest)
+	return placeFiles(ctx, root, out.Dest+dir)
 }
 
 func placeFiles(ctx context.Context, root *os.File, dest string) error {

@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"vivarium/image"
 	"vivarium/image/build"
 	"vivarium/image/registry"
@@ -25,7 +27,7 @@ type BuildCache struct {
 // setCaches makes a build read and write the caches of its options.
 func (e *Engine) setCaches(opt *BuildOptions, o *build.Options) error {
 	for _, c := range opt.CacheFrom {
-		src, err := e.cacheSource(c, o)
+		src, err := e.cacheSource(c)
 		if err != nil {
 			return err
 		}
@@ -55,14 +57,15 @@ func (c *BuildCache) fullRef() (string, error) {
 	return r.String(), nil
 }
 
-func (e *Engine) cacheSource(c BuildCache, o *build.Options) (build.CacheSource, error) {
+func (e *Engine) cacheSource(c BuildCache) (build.CacheSource, error) {
 	switch c.Type {
 	case "local":
-		return build.CacheSource{Name: c.Dir, Load: func(context.Context) (*build.CacheImport, error) { return build.ReadCacheDir(c.Dir, c.Tag) }}, nil
+		return build.CacheSource{Name: c.Dir, Load: func(context.Context, ispec.Platform) (*build.CacheImport, error) {
+			return build.ReadCacheDir(c.Dir, c.Tag)
+		}}, nil
 	case "registry":
 		ref, err := c.fullRef()
-		platform := o.Platform
-		return build.CacheSource{Name: image.Familiar(ref), Load: func(ctx context.Context) (*build.CacheImport, error) {
+		return build.CacheSource{Name: image.Familiar(ref), Load: func(ctx context.Context, platform ispec.Platform) (*build.CacheImport, error) {
 			opts, err := e.copyOptions(c.Insecure, nil)
 			if err != nil {
 				return nil, err

@@ -190,7 +190,15 @@ func (r *run) tryImage(ctx context.Context, s *store.Store, ref string) (img ima
 	if err != nil {
 		return img, err
 	}
-	return img, matchPlatform(img, r.opt.Platform, ref)
+	err = matchPlatform(img, r.opt.Platform, ref)
+	if errors.Is(err, errPlatform) {
+		if p, perr := image.ParsePlatform(r.opt.Platform); perr == nil {
+			if other, oerr := s.ResolvePlatform(ref, p); oerr == nil {
+				return other, nil
+			}
+		}
+	}
+	return img, err
 }
 
 func (r *run) releaseImage() {
@@ -233,6 +241,7 @@ func imageError(ref string, err error) error {
 type PullOptions struct {
 	Platform string       // "": the host's
 	All      bool         // every tag of the repository; the reference names only that
+	Unnamed  bool         // the name goes on meaning what it means in the store
 	Insecure bool         // plain HTTP, and certificates that nobody vouches for, will do
 	Policy   string       // file of the signature policy; "": where containers-policy.json(5) has it
 	Progress PullProgress // may be nil
@@ -242,13 +251,17 @@ func (r *run) pullOptions() PullOptions {
 	return PullOptions{Platform: r.opt.Platform, Progress: r.opt.Progress}
 }
 
+func orSilent(p PullProgress) PullProgress {
+	if p == nil {
+		return silent{}
+	}
+	return p
+}
+
 // pullFor pulls an image, a container's or for its own sake.
 func (e *Engine) pullFor(ctx context.Context, s *store.Store, ref string, opt PullOptions, missing bool) error {
-	p := opt.Progress
-	if p == nil {
-		p = silent{}
-	}
-	o := registry.Options{Progress: p.Step, Insecure: opt.Insecure}
+	p := orSilent(opt.Progress)
+	o := registry.Options{Progress: p.Step, Insecure: opt.Insecure, Unnamed: opt.Unnamed}
 	if opt.Platform != "" {
 		want, err := image.ParsePlatform(opt.Platform)
 		if err != nil {
@@ -394,11 +407,8 @@ func (e *Engine) Pull(ctx context.Context, ref string, opt PullOptions) (registr
 	if err != nil {
 		return registry.Result{}, err
 	}
-	if opt.Progress == nil {
-		opt.Progress = silent{}
-	}
 	var res registry.Result
-	opt.Progress = &capture{opt.Progress, &res}
+	opt.Progress = &capture{orSilent(opt.Progress), &res}
 	return res, e.pullFor(ctx, s, ref, opt, false)
 }
 

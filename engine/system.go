@@ -163,7 +163,18 @@ func (e *Engine) imageUsage(ctx context.Context) (Usage, error) {
 			}
 		}
 	}
-	return u, nil
+	s, err := e.images()
+	if err != nil {
+		return u, err
+	}
+	others, err := s.IndexedLayers() // of other platforms
+	for _, l := range others {
+		if !seen[l.Dir] {
+			u.Size += l.Size
+			u.Reclaimable += l.Size
+		}
+	}
+	return u, err
 }
 
 func (e *Engine) containerUsage() (Usage, error) {

@@ -11,13 +11,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"vivarium/engine"
-	"vivarium/image"
 	"vivarium/image/build"
-	"vivarium/image/registry"
 )
 
 // buildFlags are the flags of build that are not the engine's options yet.
@@ -40,7 +37,7 @@ func newBuild(a *app) *cobra.Command {
 	fs.StringArrayVar(&f.labels, "label", nil, "set metadata for an image")
 	fs.StringArrayVar(&f.contexts, "build-context", nil, "additional build contexts (e.g., name=path, name=docker-image://alpine)")
 	fs.StringVar(&o.Target, "target", "", "set the target build stage to build")
-	fs.StringVar(&o.Platform, "platform", "", "set target platform for build")
+	fs.StringArrayVar(&o.Platforms, "platform", nil, "set target platforms for build (e.g., linux/amd64,linux/arm64)")
 	fs.StringArrayVar(&f.cacheFrom, "cache-from", nil, "external cache sources (e.g., \"user/app:cache\", \"type=local,src=path/to/dir\")")
 	fs.StringArrayVar(&f.cacheTo, "cache-to", nil, "cache export destinations (e.g., \"user/app:cache\", \"type=local,dest=path/to/dir\", \"type=inline\")")
 	fs.BoolVar(&o.NoCache, "no-cache", false, "do not use cache when building the image")
@@ -80,10 +77,10 @@ func (f *buildFlags) build(ctx context.Context, a *app, o engine.BuildOptions) e
 	if err != nil {
 		return err
 	}
-	o.Progress, o.PullProgress, o.Pushed = show.event, nil, show.pushed
+	o.Progress, o.Built, o.Pushed = show.event, show.built, show.pushed
 	img, err := e.Build(ctx, o)
-	show.end()
 	if err != nil {
+		show.end()
 		return show.failure(err)
 	}
 	if f.iidfile != "" && img.ID != "" {
@@ -91,8 +88,11 @@ func (f *buildFlags) build(ctx context.Context, a *app, o engine.BuildOptions) e
 			return fmt.Errorf("write the image ID: %w", err)
 		}
 	}
-	if img.ID != "" {
-		show.success(string(img.ID), img.RepoTags())
+	switch {
+	case img.ID == "":
+		show.end()
+	case f.quiet || f.progress == "quiet":
+		fmt.Fprintln(a.out, img.ID)
 	}
 	return nil
 }
@@ -252,182 +252,4 @@ func agentsOf(list []string) (map[string]string, error) {
 		out[id] = socket
 	}
 	return out, nil
-}
-
-// buildPrinter shows a build on standard error as BuildKit's plain progress does: each
-// line with the number of its step.
-type buildPrinter struct {
-	a     *app
-	quiet bool
-	last  int // the step that spoke last
-	rest  map[int][]byte
-	begun map[int]time.Time
-	warns int
-}
-
-func newBuildPrinter(a *app, mode string, quiet bool) (*buildPrinter, error) {
-	p := &buildPrinter{a: a, quiet: quiet, rest: map[int][]byte{}, begun: map[int]time.Time{}}
-	switch mode {
-	case "auto", "plain":
-	case "quiet":
-		p.quiet = true
-	default:
-		return nil, usagef("invalid progress mode %s: it is auto, plain or quiet", mode)
-	}
-	return p, nil
-}
-
-func (p *buildPrinter) event(e build.Event) {
-	if p.quiet {
-		return
-	}
-	w := p.a.err
-	switch e.Kind {
-	case build.Started:
-		p.begun[e.Step] = e.At
-		p.turn(e.Step)
-		fmt.Fprintf(w, "#%d %s\n", e.Step, oneLine(e.Name))
-	case build.Output:
-		p.turn(e.Step)
-		p.output(e)
-	case build.Cached:
-		p.turn(e.Step)
-		fmt.Fprintf(w, "#%d CACHED\n", e.Step)
-	case build.Done:
-		p.flush(e.Step)
-		p.turn(e.Step)
-		fmt.Fprintf(w, "#%d DONE %.1fs\n", e.Step, e.Took.Seconds())
-	case build.Failed:
-		p.flush(e.Step)
-		p.turn(e.Step)
-		fmt.Fprintf(w, "#%d ERROR: %v\n", e.Step, e.Err)
-	case build.Warned:
-		p.warns++
-		where := ""
-		if e.Warning.Line > 0 {
-			where = fmt.Sprintf(" (line %d)", e.Warning.Line)
-		}
-		fmt.Fprintf(w, "WARN: %s: %s%s\n", e.Warning.Rule, e.Warning.Text, where)
-	}
-}
-
-// turn separates what different steps say.
-func (p *buildPrinter) turn(step int) {
-	if p.last != 0 && p.last != step {
-		fmt.Fprintln(p.a.err)
-	}
-	p.last = step
-}
-
-func (p *buildPrinter) output(e build.Event) {
-	since := e.At.Sub(p.begun[e.Step]).Seconds()
-	data := append(p.rest[e.Step], e.Data...)
-	for {
-		i := strings.IndexByte(string(data), '\n')
-		if i < 0 {
-			break
-		}
-		fmt.Fprintf(p.a.err, "#%d %.3f %s\n", e.Step, since, strings.TrimSuffix(string(data[:i]), "\r"))
-		data = data[i+1:]
-	}
-	p.rest[e.Step] = append([]byte(nil), data...)
-}
-
-func (p *buildPrinter) flush(step int) {
-	if rest := p.rest[step]; len(rest) > 0 {
-		fmt.Fprintf(p.a.err, "#%d %s\n", step, rest)
-	}
-	delete(p.rest, step)
-}
-
-func oneLine(s string) string {
-	first, _, more := strings.Cut(strings.TrimSpace(s), "\n")
-	if more {
-		first += " ..."
-	}
-	return first
-}
-
-func (p *buildPrinter) end() {
-	if !p.quiet && p.last != 0 {
-		fmt.Fprintln(p.a.err)
-	}
-}
-
-// failure prints where in the Dockerfile it went wrong, and gives the error.
-func (p *buildPrinter) failure(err error) error {
-	var e *build.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	if len(e.Output) > 0 {
-		fmt.Fprintf(p.a.err, "------\n > %s:\n%s\n------\n", oneLine(e.Step), strings.Join(e.Output, "\n"))
-	}
-	fmt.Fprint(p.a.err, e.Excerpt())
-	return fmt.Errorf("failed to build: %w", err)
-}
-
-func (p *buildPrinter) success(id string, tags []string) {
-	if p.quiet {
-		fmt.Fprintln(p.a.out, id)
-		return
-	}
-	fmt.Fprintf(p.a.err, "writing image %s done\n", id)
-	for _, t := range tags {
-		fmt.Fprintf(p.a.err, "naming to %s done\n", t)
-	}
-}
-
-func (p *buildPrinter) pushed(r image.Reference, res registry.PushResult) {
-	if !p.quiet {
-		fmt.Fprintf(p.a.err, "pushing %s with digest %s done\n", r.Familiar(), res.Digest)
-	}
-}
-
-func newBuilderGroup(a *app) *cobra.Command {
-	return group(a, "Manage builds", []verb{{"build", newBuild}, {"prune", newBuilderPrune}})
-}
-
-func newBuilderPrune(a *app) *cobra.Command {
-	var o engine.PruneBuildOptions
-	var force bool
-	var filters []string
-	var keep string
-	c := &cobra.Command{Use: "prune", Short: "Remove build cache", Args: noArgs}
-	fs := c.Flags()
-	fs.BoolVarP(&o.All, "all", "a", false, "remove the directories of cache mounts too")
-	fs.BoolVarP(&force, "force", "f", false, "do not prompt for confirmation")
-	fs.StringArrayVar(&filters, "filter", nil, "provide filter values (e.g. 'until=24h', 'id=<key>')")
-	fs.StringVar(&keep, "keep-storage", "", "amount of disk space to keep for cache")
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		var err error
-		if o.Filters, err = parseFilters(filters); err != nil {
-			return err
-		}
-		if keep != "" {
-			n, err := units.RAMInBytes(keep)
-			if err != nil || n < 0 {
-				return usagef("invalid value for --keep-storage: %s", keep)
-			}
-			o.Keep = n
-		}
-		e, err := a.engine()
-		if err != nil {
-			return err
-		}
-		warning := "WARNING! This will remove all build cache but the directories of cache mounts."
-		if o.All {
-			warning = "WARNING! This will remove all build cache."
-		}
-		if !force && !a.confirm(warning) {
-			return nil
-		}
-		rep, err := e.PruneBuild(cmd.Context(), o)
-		a.printPruned("Deleted build cache objects:", rep)
-		if err == nil {
-			fmt.Fprintf(a.out, "Total reclaimed space: %s\n", units.HumanSize(float64(rep.SpaceReclaimed)))
-		}
-		return err
-	}
-	return c
 }

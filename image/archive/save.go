@@ -92,8 +92,46 @@ func (s *saver) add(ref string) error {
 			return err
 		}
 	}
+	if len(names) > 0 {
+		if d, err = s.platforms(names[0], d); err != nil {
+			return err
+		}
+	}
 	s.list(d, entry, names)
 	return nil
+}
+
+// platforms adds the images of all platforms that a name means, and gives the index of
+// them; d if it means one image.
+func (s *saver) platforms(name string, d ocispec.Descriptor) (ocispec.Descriptor, error) {
+	top, err := s.st.Top(name)
+	if err != nil || top.MediaType != ocispec.MediaTypeImageIndex {
+		return d, err
+	}
+	raw, err := s.st.ReadBlob(top.Digest)
+	if err != nil {
+		return d, err
+	}
+	idx, err := store.ParseIndex(raw)
+	if err != nil {
+		return d, err
+	}
+	for _, sub := range idx.Manifests {
+		raw, err := s.st.ReadBlob(sub.Digest)
+		if err != nil {
+			return d, err
+		}
+		m, err := store.ParseManifest(raw)
+		if err != nil {
+			return d, err
+		}
+		for _, b := range append([]ocispec.Descriptor{sub, m.Config}, m.Layers...) {
+			if err := s.blob(b.Digest); err != nil {
+				return d, err
+			}
+		}
+	}
+	return top, s.blob(top.Digest)
 }
 
 func contains(list []string, s string) bool {

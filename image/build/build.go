@@ -79,7 +79,9 @@ type Options struct {
 	Progress func(Event)
 	// Files, if not nil, gets the files of the result as a directory that is there
 	// during the call only.
-	Files func(ctx context.Context, root *os.File) error
+	Files func(ctx context.Context, root *os.File, platform ocispec.Platform) error
+	// CanRun tells why commands of a platform cannot be run here; nil: all can.
+	CanRun func(platform ocispec.Platform) error
 }
 
 // Context is a named context: a directory or an image.
@@ -140,6 +142,8 @@ type builder struct {
 	f      *file
 	t      *store.Tx
 	report *reporter
+	label  string // in front of the names of stages: the platform, if there are several
+	warn   func(*Warning)
 	work   chan struct{} // bounds what is carried out at the same time
 
 	mu      sync.Mutex
@@ -153,6 +157,10 @@ type builder struct {
 	aliases []store.Step // to be recorded
 	met     []store.Step // aliases that were there
 	imports []*imported
+	plan    *plan           // nil: all stages are carried out
+	begin   func(st *stage) // begins to carry a stage out, if that has not begun
+	dry     bool            // keys are made, and nothing is carried out; see makePlan
+	current *stage          // whose keys are made
 }
 
 // made is a layer of this build, or one that was found.
@@ -173,22 +181,20 @@ type made struct {
 }
 
 func newBuilder(o *Options) *builder {
-	return &builder{
+	b := &builder{
 		o: o, report: &reporter{tell: o.Progress}, work: make(chan struct{}, max(2, runtime.NumCPU())),
 		stages: map[*stageDef]*stage{}, steps: map[digest.Digest]*made{}, images: map[string]*fetched{},
 	}
+	b.ignore = sync.OnceValues(b.readIgnore)
+	b.warn = b.report.warn
+	return b
 }
 
 // Build builds the target stage, and puts the image into the store. What steps had made
 // before an error stays in the cache.
 func Build(ctx context.Context, o Options) (Result, error) {
 	b := newBuilder(&o)
-	b.ignore = sync.OnceValues(b.readIgnore)
-	var err error
-	if b.f, err = parse(&o, b.report.warn); err != nil {
-		return Result{}, err
-	}
-	target, err := b.f.target(o.Target)
+	target, err := b.read()
 	if err != nil {
 		return Result{}, err
 	}
@@ -196,18 +202,36 @@ func Build(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer b.t.Close()
-	defer b.closeCaches()
-	if err := b.loadCaches(ctx); err != nil {
-		return Result{}, err
-	}
-	b.sums = openSums(o.Store)
-	st, err := b.runStages(ctx, target)
-	b.seals.Wait()
-	b.sums.save()
+	st, err := b.carryOutStages(ctx, target)
 	if err != nil {
 		return Result{}, errors.Join(err, b.keepSteps(ctx))
 	}
 	return b.finish(ctx, st)
+}
+
+// read reads the Dockerfile, and finds the target stage.
+func (b *builder) read() (*stageDef, error) {
+	var err error
+	if b.f, err = parse(b.o, b.warn); err != nil {
+		return nil, err
+	}
+	return b.f.target(b.o.Target)
+}
+
+// carryOutStages carries out what the target needs, and waits until all of it is packed.
+func (b *builder) carryOutStages(ctx context.Context, target *stageDef) (*stage, error) {
+	defer b.closeCaches()
+	if err := b.loadCaches(ctx); err != nil {
+		return nil, err
+	}
+	b.sums = openSums(b.o.Store)
+	if len(b.imports) > 0 && len(b.f.stages) > 1 {
+		b.plan = b.makePlan(ctx)
+	}
+	st, err := b.runStages(ctx, target)
+	b.seals.Wait()
+	b.sums.save()
+	return st, err
 }
 
 // runStages carries out all stages that the target needs, side by side.
@@ -219,14 +243,20 @@ func (b *builder) runStages(ctx context.Context, target *stageDef) (*stage, erro
 		b.stages[d] = newStage(b, d, len(b.f.stages) > 1)
 	}
 	var wg sync.WaitGroup
-	for _, d := range list {
-		st := b.stages[d]
-		wg.Go(func() {
-			defer close(st.done)
-			if st.err = st.run(ctx); st.err != nil {
-				cancel(st.err)
-			}
+	b.begin = func(st *stage) {
+		st.begun.Do(func() {
+			wg.Go(func() {
+				defer close(st.done)
+				if st.err = st.run(ctx); st.err != nil {
+					cancel(st.err)
+				}
+			})
 		})
+	}
+	for _, d := range list {
+		if b.plan == nil || b.plan.wanted[d.index] {
+			b.begin(b.stages[d])
+		}
 	}
 	wg.Wait()
 	for _, d := range list { // the first that failed by itself
@@ -273,6 +303,9 @@ func (m *made) record() store.Step {
 // the step out above the lower layers (top-most first). aliases are other keys under
 // which it may be found.
 func (b *builder) makeLayer(ctx context.Context, s *step, key digest.Digest, lower []string, do func(ctx context.Context, tree *store.Tree) (keep bool, err error)) (*made, error) {
+	if b.dry {
+		return planned(key), nil
+	}
 	b.mu.Lock()
 	if m, ok := b.steps[key]; ok {
 		b.mu.Unlock()
@@ -346,6 +379,12 @@ func (b *builder) now() time.Time {
 
 // cachedLayer gives a layer of the cache; nil if it has none with this key.
 func (b *builder) cachedLayer(ctx context.Context, s *step, key digest.Digest) *made {
+	if b.dry {
+		if !b.knows(ctx, key) {
+			return nil
+		}
+		return planned(key)
+	}
 	b.mu.Lock()
 	_, here := b.steps[key]
 	b.mu.Unlock()

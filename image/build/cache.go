@@ -24,7 +24,7 @@ const CacheMediaType = "application/vnd.viv.buildcache.v1+json"
 type CacheSource struct {
 	Name string
 	// Load gets the cache's manifest and config. Close is called after the build.
-	Load func(ctx context.Context) (*CacheImport, error)
+	Load func(ctx context.Context, platform ocispec.Platform) (*CacheImport, error)
 }
 
 // CacheImport is a cache that was loaded: one that was written by a CacheTarget, or an
@@ -174,7 +174,7 @@ func (b *builder) loadCaches(ctx context.Context) error {
 	}
 	for _, src := range b.o.CacheFrom {
 		st := b.report.begin("importing cache manifest from " + src.Name)
-		c, err := loadCache(ctx, src)
+		c, err := loadCache(ctx, src, b.o.Platform)
 		st.end(false, err)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -186,8 +186,8 @@ func (b *builder) loadCaches(ctx context.Context) error {
 	return nil
 }
 
-func loadCache(ctx context.Context, src CacheSource) (*imported, error) {
-	from, err := src.Load(ctx)
+func loadCache(ctx context.Context, src CacheSource, p ocispec.Platform) (*imported, error) {
+	from, err := src.Load(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -207,22 +207,24 @@ func (b *builder) closeCaches() {
 	for _, c := range b.imports {
 		c.from.Close()
 	}
+	b.imports = nil
 }
 
 // findAlias gives the key that another key stands for, here or in a cache from outside.
 func (b *builder) findAlias(key digest.Digest) digest.Digest {
-	to := b.t.FindAlias(key)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if to := b.t.FindAlias(key); to != "" {
+		b.met = append(b.met, store.Step{Key: key, Alias: to, Name: "alias"})
+		return to
+	}
 	for _, c := range b.imports {
-		if to == "" {
-			to = c.steps[key].Alias
+		if to := c.steps[key].Alias; to != "" {
+			b.aliases = append(b.aliases, store.Step{Key: key, Alias: to, Name: "alias"})
+			return to
 		}
 	}
-	if to != "" {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.met = append(b.met, store.Step{Key: key, Alias: to, Name: "alias"})
-	}
-	return to
+	return ""
 }
 
 // find fills in a layer from the store's cache, or from one outside.
@@ -236,7 +238,7 @@ func (b *builder) find(ctx context.Context, m *made) bool {
 			var err error
 			// A blob that cannot be had is no reason to fail: the step is carried out.
 			if tree, err = b.fetchStep(ctx, c, st); err != nil {
-				b.report.warn(&Warning{Rule: "CacheImport", Text: fmt.Sprintf("a step is not taken from the cache: %v", err)})
+				b.warn(&Warning{Rule: "CacheImport", Text: fmt.Sprintf("a step is not taken from the cache: %v", err)})
 			}
 			ok = err == nil
 			m.fresh = ok

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -102,15 +103,10 @@ func (j *copying) run(ctx context.Context) error {
 
 func (j *copying) layer(ctx context.Context, st *step) (cached bool, err error) {
 	s := j.s
-	parts, fast, err := j.parts(ctx, st)
+	fast, err := j.fastKey(ctx)
 	if err != nil {
 		return false, err
 	}
-	defer func() {
-		for _, p := range parts {
-			p.close()
-		}
-	}()
 	var key digest.Digest
 	if fast != "" && !s.b.o.NoCache {
 		key = s.b.findAlias(fast)
@@ -120,13 +116,7 @@ func (j *copying) layer(ctx context.Context, st *step) (cached bool, err error) 
 		m = s.b.cachedLayer(ctx, st, key)
 	}
 	if m == nil {
-		for _, p := range parts {
-			if err := p.prepare(ctx, j); err != nil {
-				return false, err
-			}
-		}
-		key = j.key(parts)
-		if m, err = s.b.makeLayer(ctx, st, key, j.lower(), func(ctx context.Context, tree *store.Tree) (bool, error) { return j.carryOut(ctx, tree, parts) }); err != nil {
+		if m, key, err = j.fromFiles(ctx, st); err != nil {
 			return false, err
 		}
 	}
@@ -187,53 +177,79 @@ func (p *part) close() {
 	}
 }
 
-// parts opens what is copied from. fast is a key that needs no look at the files, where
-// what they depend on is known.
-func (j *copying) parts(ctx context.Context, st *step) (parts []*part, fast digest.Digest, err error) {
-	s := j.s
+// fromFiles finds the layer by what the files are, or makes it.
+func (j *copying) fromFiles(ctx context.Context, st *step) (*made, digest.Digest, error) {
+	parts, err := j.parts(ctx, st)
 	defer func() {
-		if err != nil {
-			for _, p := range parts {
-				p.close()
-			}
+		for _, p := range parts {
+			p.close()
 		}
 	}()
+	if err != nil {
+		return nil, "", err
+	}
+	for _, p := range parts {
+		if err := p.prepare(ctx, j); err != nil {
+			return nil, "", err
+		}
+	}
+	key := j.key(parts)
+	m, err := j.s.b.makeLayer(ctx, st, key, j.lower(), func(ctx context.Context, tree *store.Tree) (bool, error) { return j.carryOut(ctx, tree, parts) })
+	return m, key, err
+}
+
+// fastKey is a key that needs no look at the files, where what they depend on is known;
+// else it is empty.
+func (j *copying) fastKey(ctx context.Context) (digest.Digest, error) {
+	if len(j.inline) > 0 || j.add && slices.ContainsFunc(j.sources, isURL) {
+		return "", nil
+	}
+	chain, local, err := j.s.b.chainOf(ctx, j.from)
+	if local || err != nil {
+		return "", err
+	}
 	h := newHasher("copy from")
 	j.settings(h)
-	local := len(j.inline) > 0
+	for _, src := range j.sources {
+		h.add(string(chain), src)
+	}
+	h.list(j.excludes())
+	return h.sum(), nil
+}
+
+// parts opens what is copied from. What was opened is to be closed after an error too.
+func (j *copying) parts(ctx context.Context, st *step) (parts []*part, err error) {
+	s := j.s
 	var o *origin
 	for _, src := range j.sources {
 		if j.add && isURL(src) {
+			if s.b.dry {
+				return parts, errUnplanned
+			}
 			p, err := j.fetch(ctx, st, src)
 			if err != nil {
-				return parts, "", err
+				return parts, err
 			}
-			parts, local = append(parts, p), true
+			parts = append(parts, p)
 			continue
 		}
 		if o == nil {
 			if o, err = s.b.source(ctx, j.from); err != nil {
-				return parts, "", err
+				return parts, err
 			}
 		}
-		local = local || o.local
 		own := *o
 		own.own = o.own && len(parts) == 0 // the first closes it
 		parts = append(parts, &part{o: &own, want: src})
-		h.add(string(o.chain), src)
 	}
 	for _, c := range j.inline {
 		p, err := s.b.inline(c)
 		if err != nil {
-			return parts, "", err
+			return parts, err
 		}
 		parts = append(parts, p)
 	}
-	h.list(j.excludes())
-	if !local {
-		fast = h.sum()
-	}
-	return parts, fast, nil
+	return parts, nil
 }
 
 func (j *copying) excludes() []string {

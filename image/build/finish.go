@@ -20,9 +20,11 @@ import (
 // finish makes the image of a stage, puts it into the store, and writes the caches.
 func (b *builder) finish(ctx context.Context, st *stage) (Result, error) {
 	layers := st.layers // the steps', which squashing replaces
-	res, recorded, err := b.result(ctx, st)
-	if !recorded {
+	res, err := b.produce(ctx, st)
+	if err != nil || b.o.FilesOnly {
 		err = errors.Join(err, b.keepSteps(ctx))
+	} else {
+		err = b.put(ctx, &res)
 	}
 	if err != nil {
 		return res, err
@@ -30,43 +32,45 @@ func (b *builder) finish(ctx context.Context, st *stage) (Result, error) {
 	return res, b.exportCaches(ctx, layers)
 }
 
-// result makes what the build is for. recorded tells whether the records of its steps are
-// written.
-func (b *builder) result(ctx context.Context, st *stage) (res Result, recorded bool, err error) {
+// produce hands out the files, and describes the image, where these are wanted.
+func (b *builder) produce(ctx context.Context, st *stage) (Result, error) {
 	if b.o.Files != nil {
 		if err := b.handOut(ctx, st); err != nil {
-			return res, false, err
+			return Result{}, err
 		}
 	}
 	if b.o.FilesOnly {
-		return res, false, nil
+		return Result{}, nil
 	}
 	if b.o.Squash != SquashNone {
 		err := st.squash(ctx)
 		b.seals.Wait()
 		if err != nil {
-			return res, false, err
+			return Result{}, err
 		}
 	}
 	layers, diffIDs, err := st.blobs()
 	if err != nil {
-		return res, false, err
+		return Result{}, err
 	}
-	if res, err = st.describe(layers, diffIDs); err != nil {
-		return res, false, err
-	}
-	if img, ok := b.unchanged(res); ok {
+	return st.describe(layers, diffIDs)
+}
+
+// put puts the image into the store, unless it is there, and records the steps.
+func (b *builder) put(ctx context.Context, res *Result) error {
+	if img, ok := b.unchanged(*res); ok {
 		res.Image = img
-		return res, false, nil
+		return b.keepSteps(ctx)
 	}
 	if _, err := b.t.PutBytes(res.Config); err != nil {
-		return res, false, err
+		return err
 	}
+	var err error
 	res.Image, err = b.t.Commit(ctx, store.CommitSpec{Manifest: res.Manifest, MediaType: ocispec.MediaTypeImageManifest, Names: b.o.Names})
 	if err != nil {
-		return res, true, err
+		return err
 	}
-	return res, true, b.t.PutSteps(ctx, b.records())
+	return b.t.PutSteps(ctx, b.records())
 }
 
 // handOut shows the files of the result.
@@ -76,7 +80,7 @@ func (b *builder) handOut(ctx context.Context, st *stage) error {
 		return err
 	}
 	defer root.Close()
-	return b.o.Files(ctx, root)
+	return b.o.Files(ctx, root, b.o.Platform)
 }
 
 // blobs lists the layers as the image names them.

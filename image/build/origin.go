@@ -63,6 +63,9 @@ func (b *builder) source(ctx context.Context, from string) (*origin, error) {
 		if err != nil {
 			return nil, err
 		}
+		if b.dry {
+			return nil, errUnplanned
+		}
 		return unionOrigin(from, st.chain, st.lower(), b.t.Dir())
 	}
 	if ref == "scratch" {

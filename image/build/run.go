@@ -162,6 +162,11 @@ func (r *running) layer(ctx context.Context, st *step) (*made, digest.Digest, er
 
 func (r *running) carryOut(ctx context.Context, st *step, tree *store.Tree) error {
 	s, c := r.s, r.c
+	if p := s.config.Platform; s.b.o.CanRun != nil && p.Architecture != "" {
+		if err := s.b.o.CanRun(p); err != nil {
+			return err
+		}
+	}
 	c.Upper, c.Work, c.Output = tree.Upper(), tree.Work(), st
 	// Proxies are for this run only.
 	for _, k := range proxyArgs {

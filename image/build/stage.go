@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -33,6 +34,9 @@ type stage struct {
 	lex  *shell.Lex
 	done chan struct{} // closed at its end
 	err  error
+
+	begun sync.Once
+	wants []*stageDef // whose files it needs, as far as its keys were made only
 
 	chain  digest.Digest // what the files depend on
 	layers []layerRef    // base first
@@ -72,6 +76,7 @@ func newStage(b *builder, d *stageDef, several bool) *stage {
 	case several:
 		s.label = fmt.Sprintf("stage-%d ", d.index)
 	}
+	s.label = b.label + s.label
 	s.total = 1
 	for _, c := range d.Commands {
 		if changesFiles(c) {
@@ -171,6 +176,11 @@ func (b *builder) wait(ctx context.Context, d *stageDef) (*stage, error) {
 	b.mu.Unlock()
 	if st == nil {
 		return nil, fmt.Errorf("stage %q is not being built: a stage that is named by a variable cannot be found", d.Name)
+	}
+	if b.dry {
+		b.current.wants = append(b.current.wants, d)
+	} else {
+		b.begin(st)
 	}
 	select {
 	case <-st.done:

@@ -46,6 +46,9 @@ type Options struct {
 	Limits                         Limits
 	// Conf says which mirrors are asked first; nil: none.
 	Conf *Conf
+	// Unnamed leaves the name to what it means in the store: the image is known by the
+	// digest of its own manifest only.
+	Unnamed bool
 	// Policy says which images are allowed, by their signatures; nil: all.
 	Policy *Policy
 }
@@ -171,12 +174,17 @@ type puller struct {
 	mu sync.Mutex // serializes Progress
 }
 
-func (p *puller) source() string { return p.ref.Repo() + "@" + string(p.top) }
+func (p *puller) source() string {
+	if p.opts.Unnamed { // the index's digest would mean images of several platforms
+		return p.ref.Repo() + "@" + string(digest.FromBytes(p.raw))
+	}
+	return p.ref.Repo() + "@" + string(p.top)
+}
 
 // names are what the image is called after the pull. With a digest Docker
 // gives it no tag.
 func (p *puller) names() []string {
-	if p.ref.Digest != "" {
+	if p.ref.Digest != "" || p.opts.Unnamed {
 		return nil
 	}
 	return []string{p.ref.String()}
@@ -184,7 +192,11 @@ func (p *puller) names() []string {
 
 // upToDate looks for the very image, complete, under the name.
 func (p *puller) upToDate() (image.Image, bool) {
-	img, err := p.st.Resolve(p.ref.String())
+	ref := p.ref.String()
+	if p.opts.Unnamed {
+		ref = p.source()
+	}
+	img, err := p.st.Resolve(ref)
 	if err != nil || img.Manifest.Digest != digest.FromBytes(p.raw) {
 		return img, false
 	}

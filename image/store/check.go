@@ -303,6 +303,9 @@ func (c *checker) image(ctx context.Context, e entry) error {
 	if isIndexType(e.desc.MediaType) {
 		return nil
 	}
+	if err := c.platforms(ctx, e, name); err != nil {
+		return err
+	}
 	if oci := e.oci.digest; oci != "" && (c.bad[oci] || !c.s.hasBlob(oci, e.oci.size)) {
 		p := c.found(name, "blob %s is missing or damaged: its manifest with OCI's media types", oci)
 		if c.repair {

@@ -32,33 +32,50 @@ type CommitSpec struct {
 // and only then named in the index. Blobs and layers must be staged, or in the
 // store and kept (Keep).
 func (t *Tx) Commit(ctx context.Context, spec CommitSpec) (image.Image, error) {
-	m, err := ParseManifest(spec.Manifest)
-	if err != nil {
-		return image.Image{}, err
-	}
-	md, err := t.PutBytes(spec.Manifest)
-	if err != nil {
-		return image.Image{}, err
-	}
-	oci, err := t.convert(m, spec.MediaType)
-	if err != nil {
-		return image.Image{}, err
-	}
-	cfg, err := t.readConfig(m)
-	if err != nil {
-		return image.Image{}, err
-	}
-	if err := t.checkBlobs(ctx, m, cfg); err != nil {
-		return image.Image{}, err
-	}
-	placed, sizes, err := t.finishLayers(ctx, m, cfg)
+	here := make(map[string]string)
+	e, placed, err := t.prepare(ctx, spec, here)
 	if err != nil {
 		return image.Image{}, err
 	}
 	if err := t.syncStaging(); err != nil {
 		return image.Image{}, err
 	}
-	e := entry{
+	if err := t.publish(ctx, placed, e, spec.Names); err != nil {
+		return image.Image{}, err
+	}
+	if m, err := ParseManifest(spec.Manifest); err == nil {
+		t.s.addSource(spec.Source, m.Layers)
+	}
+	return t.s.Resolve(string(e.id))
+}
+
+// prepare makes all of an image ready to be placed, and its entry. here has the layers of
+// this change that are ready, by the place that they go to.
+func (t *Tx) prepare(ctx context.Context, spec CommitSpec, here map[string]string) (e entry, placed []placedLayer, err error) {
+	m, err := ParseManifest(spec.Manifest)
+	if err != nil {
+		return e, nil, err
+	}
+	md, err := t.PutBytes(spec.Manifest)
+	if err != nil {
+		return e, nil, err
+	}
+	oci, err := t.convert(m, spec.MediaType)
+	if err != nil {
+		return e, nil, err
+	}
+	cfg, err := t.readConfig(m)
+	if err != nil {
+		return e, nil, err
+	}
+	if err := t.checkBlobs(ctx, m, cfg); err != nil {
+		return e, nil, err
+	}
+	placed, sizes, err := t.finishLayers(ctx, m, cfg, here)
+	if err != nil {
+		return e, nil, err
+	}
+	e = entry{
 		oci: oci,
 		desc: ocispec.Descriptor{MediaType: spec.MediaType, Digest: md, Size: int64(len(spec.Manifest)),
 			Platform: &ocispec.Platform{OS: cfg.OS, Architecture: cfg.Architecture, Variant: cfg.Variant}},
@@ -67,11 +84,7 @@ func (t *Tx) Commit(ctx context.Context, spec CommitSpec) (image.Image, error) {
 	if e.desc.MediaType == "" {
 		e.desc.MediaType = ocispec.MediaTypeImageManifest
 	}
-	if err := t.publish(ctx, placed, e, spec.Names); err != nil {
-		return image.Image{}, err
-	}
-	t.s.addSource(spec.Source, m.Layers)
-	return t.s.Resolve(string(e.id))
+	return e, placed, nil
 }
 
 func (t *Tx) blobFile(d digest.Digest) string {
@@ -120,11 +133,10 @@ func (t *Tx) checkBlobs(ctx context.Context, m ocispec.Manifest, cfg ocispec.Ima
 type placedLayer struct{ from, to string }
 
 // finishLayers goes from the bottom up: each layer may need those below it.
-func (t *Tx) finishLayers(ctx context.Context, m ocispec.Manifest, cfg ocispec.Image) (placed []placedLayer, sizes []int64, err error) {
+func (t *Tx) finishLayers(ctx context.Context, m ocispec.Manifest, cfg ocispec.Image, here map[string]string) (placed []placedLayer, sizes []int64, err error) {
 	ids := cfg.RootFS.DiffIDs
 	chains := image.ChainIDs(ids)
 	var parents []string // trees, top-most first
-	here := make(map[string]string)
 	for i, d := range ids {
 		dir, where, err := t.layerFor(ctx, d, chains[i], m.Layers[i], parents, here)
 		if err != nil {

@@ -226,6 +226,9 @@ func (s *Store) markLocked(ctx context.Context, live map[string]bool) error {
 	}
 	for _, e := range entries {
 		s.markDescriptor(e.desc, live, 0)
+		if e.index.Digest != "" {
+			s.markDescriptor(e.index, live, 0)
+		}
 		live[string(e.oci.digest)] = true
 	}
 	if err := s.markSteps(live); err != nil {

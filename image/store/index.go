@@ -23,6 +23,7 @@ const (
 	annSource = "io.vivarium.image.repo-digest" // REPO@DIGEST, as pulled
 	annOrigin = "io.vivarium.image.manifest"    // the original of a converted one; see convert.go
 	annSizes  = "io.vivarium.image.layer-sizes" // unpacked, bottom-most first
+	annIndex  = "io.vivarium.image.index"       // the index of several platforms that the name means; see platforms.go
 )
 
 const maxIndex = 64 << 20
@@ -35,6 +36,7 @@ type entry struct {
 	id     digest.Digest
 	source string
 	sizes  []int64
+	index  ocispec.Descriptor // of several platforms; zero: the image is for one
 }
 
 func toEntry(d ocispec.Descriptor) entry {
@@ -45,6 +47,9 @@ func toEntry(d ocispec.Descriptor) entry {
 	if o, ok := parseOriginal(d.Annotations[annOrigin]); ok {
 		e.oci = ociManifest{d.Digest, d.Size}
 		e.desc.MediaType, e.desc.Digest, e.desc.Size = o.MediaType, o.Digest, o.Size
+	}
+	if idx, ok := parseOriginal(d.Annotations[annIndex]); ok {
+		e.index = idx
 	}
 	for _, f := range strings.Split(d.Annotations[annSizes], ",") {
 		n, err := strconv.ParseInt(f, 10, 64)
@@ -75,6 +80,10 @@ func (e entry) descriptor() ocispec.Descriptor {
 	if e.oci != (ociManifest{}) {
 		set(annOrigin, formatOriginal(e.desc))
 		d.MediaType, d.Digest, d.Size = ocispec.MediaTypeImageManifest, e.oci.digest, e.oci.size
+	}
+	set(annIndex, "")
+	if e.index.Digest != "" {
+		set(annIndex, formatOriginal(e.index))
 	}
 	set(annSource, e.source)
 	sizes := make([]string, len(e.sizes))

@@ -118,6 +118,9 @@ func (s *Store) Top(ref string) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	if e.index.Digest != "" {
+		return e.index, nil
+	}
 	e.desc.Annotations = nil
 	return e.desc, nil
 }
@@ -143,7 +146,7 @@ func (s *Store) NamesIn(repo string) ([]string, error) {
 func (s *Store) SetSource(ctx context.Context, name string, desc ocispec.Descriptor, source string) error {
 	return s.updateIndex(ctx, func(entries []entry) ([]entry, error) {
 		for i := range entries {
-			if entries[i].name == name && entries[i].desc.Digest == desc.Digest {
+			if entries[i].name == name && (entries[i].desc.Digest == desc.Digest || entries[i].index.Digest == desc.Digest) {
 				entries[i].source = source
 			}
 		}

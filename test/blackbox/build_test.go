@@ -639,6 +639,11 @@ func TestBuildPush(t *testing.T) {
 	}
 	fails(t, e.Viv("build", "--push", dir), 1, "tag is needed when pushing to registry")
 	fails(t, e.Viv("build", "-o", "type=registry,name="+host+"/UPPER", dir), 1, "invalid tag")
+	// What cannot be pushed is built all the same.
+	fails(t, e.Viv("build", "-q", "--push", "-t", "127.0.0.1:1/refused:v1", dir), 1, "127.0.0.1:1")
+	if got := inImage(t, e, "127.0.0.1:1/refused:v1", "cat /file"); got != "pushed" {
+		t.Errorf("what could not be pushed has %q", got)
+	}
 	fails(t, e.Viv("build", "-o", "-", "-o", "type=oci", dir), 125, "only one output")
 }
 
