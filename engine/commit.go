@@ -126,6 +126,10 @@ func (e *Engine) commit(ctx context.Context, s *store.Store, c *Container, opt C
 
 // putUpper stages the container's own layer.
 func (e *Engine) putUpper(ctx context.Context, t *store.Tx, c *Container) (ispec.Descriptor, digest.Digest, error) {
+	src, err := e.containerSource(c)
+	if err != nil {
+		return ispec.Descriptor{}, "", err
+	}
 	upper, err := os.Open(e.containerDir(c.ID) + "/upper")
 	if err != nil {
 		return ispec.Descriptor{}, "", err
@@ -135,7 +139,7 @@ func (e *Engine) putUpper(ctx context.Context, t *store.Tx, c *Container) (ispec
 	packed := make(chan struct{})
 	go func() {
 		defer close(packed)
-		w.CloseWithError(store.Compress(w, func(w io.Writer) error { return layer.Diff(ctx, w, upper) }))
+		w.CloseWithError(store.Compress(w, func(w io.Writer) error { return layer.Diff(ctx, w, layer.Upper{Dir: upper, Lower: src.Lower}) }))
 	}()
 	desc, diffID, err := t.PutLayer(ctx, r, store.LayerSpec{Blob: ispec.Descriptor{Size: -1}})
 	r.CloseWithError(err)

@@ -146,7 +146,7 @@ func (e *Engine) Diff(ctx context.Context, ref string) ([]layer.Change, error) {
 		return nil, fmt.Errorf("open the layer of container %s: %w", c.Name, err)
 	}
 	defer upper.Close()
-	changes, err := layer.Changes(ctx, upper, src.Lower)
+	changes, err := layer.Changes(ctx, layer.Upper{Dir: upper, Lower: src.Lower})
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"vivarium/bundle"
 	"vivarium/image/build"
+	"vivarium/layer"
 	"vivarium/sandbox/plan"
 	"vivarium/sandbox/spawn"
 	"vivarium/unionfs"
@@ -216,14 +217,12 @@ func addUnions(ctx context.Context, spec *specs.Spec, c *build.Command) error {
 		}
 		mount := specs.Mount{Destination: m.Target, Type: r.FSType, Source: r.FSType}
 		if r.Classic { // its options do not fit in one value of fsconfig(2)
-			dir, err := os.MkdirTemp(c.Work+"/..", "union-")
+			dir, err := copied(ctx, m.Lower, c.Work+"/..")
 			if err != nil {
-				return err
+				return fmt.Errorf("mount %s: %w", m.Target, err)
 			}
-			if r, err = unionfs.Copy(ctx, m.Lower, dir); err != nil {
-				return err
-			}
-			mount = specs.Mount{Destination: m.Target, Type: "bind", Source: r.Upper, Options: []string{"bind"}}
+			r = unionfs.Recipe{}
+			mount = specs.Mount{Destination: m.Target, Type: "bind", Source: dir, Options: []string{"bind"}}
 		}
 		for _, p := range r.Params {
 			if p.Flag {
@@ -238,6 +237,20 @@ func addUnions(ctx context.Context, spec *specs.Spec, c *build.Command) error {
 		spec.Mounts = append(spec.Mounts, mount)
 	}
 	return nil
+}
+
+// copied copies layers into a new directory in tmp.
+func copied(ctx context.Context, lower []string, tmp string) (string, error) {
+	dir, err := os.MkdirTemp(tmp, "union-")
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return dir, layer.Merge(ctx, f, lower)
 }
 
 // commandStart bounds, in milliseconds, how long a command may take to begin.

@@ -316,6 +316,9 @@ func (b *builder) carryOut(ctx context.Context, m *made, lower []string, do func
 	if err != nil {
 		return errors.Join(err, tree.Discard())
 	}
+	if err := spellOut(ctx, tree, lower); err != nil {
+		return errors.Join(err, tree.Discard())
+	}
 	m.tree, m.fresh, m.created = tree.Upper(), keep, b.now()
 	seal := func() {
 		defer close(m.sealed)
@@ -335,6 +338,17 @@ func (b *builder) carryOut(ctx context.Context, m *made, lower []string, do func
 	ctx = context.WithoutCancel(ctx)
 	b.seals.Go(seal)
 	return nil
+}
+
+// spellOut makes the new tree good above any layers: it may come to lie above others
+// that have what this step's have not.
+func spellOut(ctx context.Context, tree *store.Tree, lower []string) error {
+	dir, err := os.Open(tree.Upper())
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return layer.SpellOut(ctx, layer.Upper{Dir: dir, Lower: lower})
 }
 
 func (b *builder) now() time.Time {
