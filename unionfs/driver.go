@@ -124,3 +124,43 @@ func OpenUpper(l Layer, s layer.Spelling) (layer.Upper, error) {
 	}
 	return layer.Upper{Dir: dir, Lower: l.Lower, Spelling: s}, nil
 }
+
+// Probe tells whether a driver works on a file system, on which tmp is a directory: a
+// directory of a lower layer is deleted and made again, which needs all that drivers have
+// of their own.
+func Probe(ctx context.Context, d Driver, tmp string) (err error) {
+	dir, err := os.MkdirTemp(tmp, "probe-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	l := Layer{Upper: dir + "/upper", Work: dir + "/work", Lower: []string{dir + "/2", dir + "/1"}}
+	for _, p := range []string{l.Upper, l.Work, dir + "/1/d/sub", dir + "/2"} {
+		if err := os.MkdirAll(p, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := d.Make(ctx, l); err != nil {
+		return err
+	}
+	root, err := d.Open(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := root.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	at := fmt.Sprintf("/proc/self/fd/%d/d", root.Fd())
+	if err := os.RemoveAll(at); err != nil {
+		return err
+	}
+	if err := os.Mkdir(at, 0o755); err != nil {
+		return err
+	}
+	if left, err := os.ReadDir(at); err != nil || len(left) > 0 {
+		return fmt.Errorf("a directory that was deleted and made again has %d names (%v)", len(left), err)
+	}
+	return nil
+}

@@ -71,12 +71,12 @@ func (b *builder) result(ctx context.Context, st *stage) (res Result, recorded b
 
 // handOut shows the files of the result.
 func (b *builder) handOut(ctx context.Context, st *stage) error {
-	root, err := openUnion(st.lower(), b.t.Dir())
+	root, err := b.openUnion(ctx, st.lower())
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return b.o.Files(ctx, root)
+	return b.o.Files(ctx, root.File)
 }
 
 // blobs lists the layers as the image names them.
