@@ -64,7 +64,10 @@ type Driver interface {
 }
 
 // ByOverlay is the driver of the kernel's overlay.
-type ByOverlay struct{}
+type ByOverlay struct {
+	// Unprivileged as in OverlayOptions.
+	Unprivileged bool
+}
 
 // Name is DriverOverlay.
 func (ByOverlay) Name() string { return DriverOverlay }
@@ -79,8 +82,8 @@ func (ByOverlay) Begin(context.Context, Layer) error { return nil }
 func (ByOverlay) End(Layer) error { return nil }
 
 // Recipe is Overlay, as this kernel takes it.
-func (ByOverlay) Recipe(l Layer) (Recipe, error) {
-	return Overlay(l.Lower, l.Upper, l.Work, OverlayOptions{Ephemeral: l.Ephemeral, Joined: !LowerPlus()})
+func (d ByOverlay) Recipe(l Layer) (Recipe, error) {
+	return Overlay(l.Lower, l.Upper, l.Work, OverlayOptions{Ephemeral: l.Ephemeral, Joined: !LowerPlus(), Unprivileged: d.Unprivileged})
 }
 
 // Open mounts the union, attached to no tree.

@@ -22,6 +22,9 @@ func eachDriver(t *testing.T, test func(t *testing.T, e *testenv.Instance, drive
 	testenv.Root(t)
 	for _, d := range storageDrivers {
 		t.Run(d, func(t *testing.T) {
+			if _, err := os.Stat("/dev/fuse"); err != nil && d == "aufs" {
+				t.Skip("needs /dev/fuse")
+			}
 			e := testenv.Engine(t)
 			e.MustViv("tag", e.Load("layered"), box)
 			test(t, e, d)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vivarium/internal/kernel"
 	"vivarium/unionfs/aufs"
 )
 
@@ -45,13 +46,13 @@ func (b *branch) opaque(dir int) bool {
 	if !b.Overlay {
 		return b.Whiteouts() && exists(dir, aufs.Opaque)
 	}
-	for _, attr := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
-		var v [1]byte
-		if n, err := unix.Getxattr(procFD(dir), attr, v[:]); err == nil && n == 1 && v[0] == 'y' {
-			return true
-		}
+	attr := "trusted.overlay.opaque"
+	if kernel.InUserNamespace() {
+		attr = "user.overlay.opaque"
 	}
-	return false
+	var v [1]byte
+	n, err := unix.Getxattr(procFD(dir), attr, v[:])
+	return err == nil && n == 1 && v[0] == 'y'
 }
 
 // openBranch opens the directory, and makes what AUFS keeps in the root of a
