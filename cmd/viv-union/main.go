@@ -105,7 +105,14 @@ func serve(opts aufs.Options, c call, ready func(string)) error {
 	if os.Getenv("GOGC") == "" {
 		tune()
 	}
-	m, err := server.Start(opts, c.source, c.point, c.debug)
+	life, word := os.Getenv(aufs.LifeEnv) != "", aufs.Ready
+	var m *server.Mount
+	var err error
+	if life {
+		m, err = server.StartDetached(opts, c.source, c.debug)
+	} else {
+		m, err = server.Start(opts, c.source, c.point, c.debug)
+	}
 	if err != nil {
 		ready(aufs.NotReady + err.Error())
 		return err
@@ -119,15 +126,17 @@ func serve(opts aufs.Options, c call, ready func(string)) error {
 			}
 		}
 	}()
-	if os.Getenv(aufs.LifeEnv) != "" {
+	if life {
+		unix.CloseOnExec(lifeFD)
 		go endWith(os.NewFile(lifeFD, "life"), m)
+		word += fmt.Sprintf(" %d", m.Tree())
 	}
-	ready(aufs.Ready)
+	ready(word)
 	m.Serve()
 	return nil
 }
 
-// endWith unmounts the union when the other end of a pipe is closed.
+// endWith lets go of the union when the other end of a pipe is closed.
 func endWith(life *os.File, m *server.Mount) {
 	_, _ = io.Copy(io.Discard, life)
 	if err := m.Detach(); err != nil {

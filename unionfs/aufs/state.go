@@ -101,6 +101,8 @@ const (
 	ReadyEnv = "_VIV_UNION_READY"
 	Ready    = "ready"
 	NotReady = "error "
-	// LifeEnv: the union is unmounted when descriptor 4 comes to its end.
+	// LifeEnv: the union is attached to no tree; Ready is followed by the number of the
+	// descriptor that leads to it, in the process that serves it. It ends when descriptor 4
+	// comes to its end.
 	LifeEnv = "_VIV_UNION_LIFE"
 )

@@ -7,8 +7,8 @@
 // When the server is killed every access fails with ENOTCONN until the container is started
 // again; the branches are whole.
 //
-// A union that a command opens for itself is mounted in a mount namespace that only its
-// server is in, and ends with the command, however that ends.
+// A union that a command opens for itself is attached to no tree, and ends with the command,
+// however that ends.
 package driver
 
 import (
@@ -18,6 +18,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -139,17 +140,18 @@ func ended(pidfd int, limit time.Duration) bool {
 	return false
 }
 
-// Open mounts the union where only this command sees it.
+// Open makes a union that is attached to no tree: only its server, and who has opened it
+// there, can reach it.
 func (d Driver) Open(ctx context.Context, l unionfs.Layer) (*unionfs.Root, error) {
 	if l.Upper == "" && len(l.Lower) == 1 {
 		f, err := os.Open(l.Lower[0])
 		return unionfs.NewRoot(f, nil), err
 	}
-	s, err := d.start(ctx, l, l.Work, true)
+	s, err := d.start(ctx, l, "none", true)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(fmt.Sprintf("/proc/%d/root%s", s.cmd.Process.Pid, l.Work))
+	f, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", s.cmd.Process.Pid, s.tree))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open union: %w", err), s.stop())
 	}
@@ -178,6 +180,7 @@ func (Driver) Changes(l unionfs.Layer) (layer.Upper, error) {
 type served struct {
 	cmd  *exec.Cmd
 	life *os.File // while it is open the server serves
+	tree int      // descriptor of the union in the process
 }
 
 // stop ends a server that this process waits for.
@@ -206,8 +209,8 @@ func options(l unionfs.Layer) string {
 	return "dirs=" + strings.Join(list, ":") + ",udba=none"
 }
 
-// start starts a server, and waits until the union is mounted. A private one is mounted in a
-// mount namespace of its own, and lives no longer than this process.
+// start starts a server, and waits until the union is mounted. A private one is attached to no
+// tree, and lives no longer than this process.
 func (d Driver) start(ctx context.Context, l unionfs.Layer, point string, private bool) (*served, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -221,7 +224,6 @@ func (d Driver) start(ctx context.Context, l unionfs.Layer, point string, privat
 	s := &served{cmd: cmd}
 	var theirs *os.File
 	if private {
-		cmd.SysProcAttr.Unshareflags = unix.CLONE_NEWNS
 		cmd.Env = append(cmd.Env, aufs.LifeEnv+"=1")
 		if theirs, s.life, err = os.Pipe(); err != nil {
 			w.Close()
@@ -246,8 +248,14 @@ func (s *served) ready(ctx context.Context, r *os.File) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.cmd.Process.Kill() }) // it may have ended
 	msg, _ := io.ReadAll(io.LimitReader(r, 1<<16))
 	stop()
-	if string(msg) == aufs.Ready && ctx.Err() == nil {
-		return nil
+	if word, tree, _ := strings.Cut(string(msg), " "); word == aufs.Ready && ctx.Err() == nil {
+		var err error
+		if s.life != nil {
+			s.tree, err = strconv.Atoi(tree)
+		}
+		if err == nil {
+			return nil
+		}
 	}
 	if s.life != nil {
 		s.life.Close()
