@@ -3,6 +3,7 @@ package layer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 
 	"golang.org/x/sys/unix"
@@ -38,8 +39,39 @@ func Changes(ctx context.Context, up Upper) ([]Change, error) {
 	defer v.Close()
 	c := &comparer{ctx: ctx, up: &up}
 	_, err = c.dir(int(up.Dir.Fd()), up.top(v))
+	if err == nil {
+		err = c.linkedFiles(v)
+	}
 	sort.Slice(c.out, func(i, j int) bool { return c.out[i].Path < c.out[j].Path })
 	return c.out, err
+}
+
+// linkedFiles compares files that were changed under another name.
+func (c *comparer) linkedFiles(v *View) error {
+	list, err := c.up.linkedNames(v)
+	for _, l := range list {
+		var st unix.Stat_t
+		dir, old, err := v.find(l.name)
+		if err == nil && old != nil && unix.Fstatat(int(c.up.Dir.Fd()), aufsLinks+"/"+l.file, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && differs(&st, &old.st) {
+			c.changed(l.name)
+		}
+		if dir != nil {
+			dir.close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// changed notes a name and the directories above it as modified.
+func (c *comparer) changed(name string) {
+	for ; name != ""; name, _ = splitName(name) {
+		if !slices.ContainsFunc(c.out, func(ch Change) bool { return ch.Path == "/"+name }) {
+			c.add(Modified, name)
+		}
+	}
 }
 
 type comparer struct {

@@ -38,8 +38,66 @@ func Diff(ctx context.Context, w io.Writer, up Upper) error {
 	}
 	defer v.Close()
 	p := newPacker(ctx, w)
-	p.layer, p.up = true, &up
-	return p.finish(p.changes(int(up.Dir.Fd()), up.top(v)))
+	p.layer, p.up, p.dirs = true, &up, map[string]bool{"": true}
+	err = p.changes(int(up.Dir.Fd()), up.top(v))
+	if err == nil {
+		err = p.linkedFiles(v)
+	}
+	return p.finish(err)
+}
+
+// linkedFiles writes the files that are changed under names which the upper directory does
+// not have, each with the directories above it.
+func (p *packer) linkedFiles(v *View) error {
+	list, err := p.up.linkedNames(v)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	fd, err := unix.Openat(int(p.up.Dir.Fd()), aufsLinks, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open pseudo-links: %w", err)
+	}
+	defer unix.Close(fd)
+	for _, l := range list {
+		if err := p.parents(v, l.name); err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		err := unix.Fstatat(fd, l.file, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil {
+			err = p.file(fd, l.file, l.name, &st, nil)
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return nil
+}
+
+// parents writes the directories above a name that are not written yet, as the layers below
+// have them.
+func (p *packer) parents(v *View, name string) error {
+	dirName, _ := splitName(name)
+	if p.dirs[dirName] {
+		return nil
+	}
+	if err := p.parents(v, dirName); err != nil {
+		return err
+	}
+	dir, e, err := v.find(dirName)
+	if dir != nil {
+		defer dir.close()
+	}
+	if err != nil || e == nil {
+		return err
+	}
+	_, base := splitName(dirName)
+	hdr, err := p.fileHeader(e.parent, base, dirName+"/", &e.st)
+	if err != nil {
+		return err
+	}
+	hdr.Typeflag, p.dirs[dirName] = tar.TypeDir, true
+	return p.header(hdr)
 }
 
 type inode struct{ dev, ino uint64 }
@@ -49,7 +107,8 @@ type packer struct {
 	tw    *tar.Writer
 	layer bool
 	// up is the upper directory that is packed as what it changes; nil: a tree is packed as it is.
-	up *Upper
+	up   *Upper
+	dirs map[string]bool // of it, that are written
 	// pending are the headers of directories that are only written if something below them is.
 	pending []*tar.Header
 	// plain leaves out what the kernel makes up, and hollow what is below that name.
@@ -196,6 +255,9 @@ func (p *packer) directory(dirfd int, base, name string, st *unix.Stat_t, at *sp
 		return err
 	}
 	hdr.Typeflag = tar.TypeDir
+	if p.up != nil {
+		p.dirs[name] = true
+	}
 	if p.layer {
 		if err := refuseRedirect(dirfd, base, name); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -131,7 +132,9 @@ func describe(t *testing.T, p string) string {
 	b := make([]byte, 4096)
 	n, err := unix.Llistxattr(p, b)
 	must(t, err)
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(b[:n]), "\x00"), "\x00") {
+	names := strings.Split(strings.TrimSuffix(string(b[:n]), "\x00"), "\x00")
+	slices.Sort(names)
+	for _, name := range names {
 		v := make([]byte, 256)
 		n, _ := unix.Lgetxattr(p, name, v)
 		out += fmt.Sprintf(" %s=%x", name, v[:max(n, 0)])

@@ -1,9 +1,12 @@
 package driver_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -94,6 +97,100 @@ func TestOpenIsSeenByNobody(t *testing.T) {
 	}
 	if names, err := root.Readdirnames(-1); err != nil || len(names) != 1 {
 		t.Errorf("%v, %v", names, err)
+	}
+}
+
+// TestLinkedNames: a file below with several names is changed under one, which may be gone
+// then; the layer that is packed has it under all that are left, as the union shows it.
+func TestLinkedNames(t *testing.T) {
+	d := newDriver(t)
+	for name, c := range map[string]struct {
+		do   func(root string) error
+		want map[string]string
+		diff string
+	}{
+		"changed": {func(root string) error { return appendTo(root + "/a/one") }, map[string]string{"a/one": "old+", "a/two": "old+", "b/c/three": "old+"},
+			"C /a,C /a/one,C /a/two,C /b,C /b/c,C /b/c/three"},
+		"changed and removed": {func(root string) error { return errors.Join(appendTo(root+"/a/one"), os.Remove(root+"/a/one")) },
+			map[string]string{"a/two": "old+", "b/c/three": "old+"}, "C /a,D /a/one,C /a/two,C /b,C /b/c,C /b/c/three"},
+		"with a directory away": {func(root string) error { return errors.Join(appendTo(root+"/a/one"), os.RemoveAll(root+"/b")) },
+			map[string]string{"a/one": "old+", "a/two": "old+"}, "C /a,C /a/one,C /a/two,D /b"},
+		"with a name taken": {func(root string) error {
+			return errors.Join(appendTo(root+"/a/one"), os.Remove(root+"/a/two"), os.WriteFile(root+"/a/two", []byte("own"), 0o644))
+		}, map[string]string{"a/one": "old+", "a/two": "own", "b/c/three": "old+"}, "C /a,C /a/one,C /a/two,C /b,C /b/c,C /b/c/three"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			low := t.TempDir()
+			must(t, os.MkdirAll(low+"/a", 0o750))
+			must(t, os.MkdirAll(low+"/b/c", 0o711))
+			must(t, os.WriteFile(low+"/a/one", []byte("old"), 0o640))
+			must(t, os.Link(low+"/a/one", low+"/a/two"))
+			must(t, os.Link(low+"/a/one", low+"/b/c/three"))
+			l := newLayer(t, []string{t.TempDir(), low})
+			must(t, d.Begin(context.Background(), l))
+			defer func() { must(t, d.End(l)) }()
+			must(t, c.do(l.Point))
+			up, err := d.Changes(l)
+			must(t, err)
+			defer up.Dir.Close()
+			list, err := layer.Changes(context.Background(), up)
+			must(t, err)
+			var diff []string
+			for _, ch := range list {
+				diff = append(diff, ch.Kind.String()+" "+ch.Path)
+			}
+			if got := strings.Join(diff, ","); got != c.diff {
+				t.Errorf("changes\n got %s\nwant %s", got, c.diff)
+			}
+			compareLayer(t, up, c.want)
+		})
+	}
+}
+
+func appendTo(name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString("+")
+	return err
+}
+
+// compareLayer packs a layer, unpacks it, and looks at all files that it and those below show.
+func compareLayer(t *testing.T, up layer.Upper, want map[string]string) {
+	t.Helper()
+	var tarball bytes.Buffer
+	must(t, layer.Diff(context.Background(), &tarball, up))
+	dir, whole := t.TempDir(), t.TempDir()
+	f, err := os.Open(dir)
+	must(t, err)
+	defer f.Close()
+	_, err = layer.Apply(context.Background(), f, &tarball, up.Lower, layer.ApplyOptions{})
+	must(t, err)
+	w, err := os.Open(whole)
+	must(t, err)
+	defer w.Close()
+	must(t, layer.Merge(context.Background(), w, append([]string{dir}, up.Lower...)))
+	got := map[string]string{}
+	must(t, filepath.WalkDir(whole, func(path string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(whole, path)
+		info, err := e.Info()
+		if err == nil && rel == "b/c" && info.Mode().Perm() != 0o711 {
+			t.Errorf("a directory above has mode %v", info.Mode())
+		}
+		if err == nil && e.Type().IsRegular() {
+			var b []byte
+			b, err = os.ReadFile(path)
+			got[rel] = string(b)
+		}
+		return err
+	}))
+	if !maps.Equal(got, want) {
+		t.Errorf("files\n got %v\nwant %v", got, want)
 	}
 }
 
