@@ -38,7 +38,8 @@ func newUnionMount(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "mount -o dirs=UPPER:LOWER[:LOWER...] [OPTIONS] [SOURCE] MOUNTPOINT", Short: "Mount a union with the semantics of AUFS", Args: rangeArgs(1, 2),
 		Example: "  viv union mount -o dirs=./container-layer:./image-layer2:./image-layer1 none ./mnt",
-		Long: "Mount a union with the semantics of AUFS. Options are those of aufs(5): dirs= or br: with =rw, =ro, =rr and +wh behind a branch,\n" +
+		Long: "Mount a union with the semantics of AUFS. Options are those of aufs(5): dirs= or br: with =rw, =ro, =rr and +wh behind a branch\n" +
+			"(+ovl: its whiteouts are spelled as overlay has them),\n" +
 			"create=tdp|rr|mfs|pmfs, cpup=tdp|bup|bu, udba=none|reval|notify, and those of any mount. The first branch is rw, the others are ro.",
 	}
 	c.Flags().StringArrayVarP(&options, "options", "o", nil, "mount options, separated by commas")

@@ -186,6 +186,15 @@ func TestKilledAnywhereOnDrivers(t *testing.T) {
 			p.Wait()
 		}
 	}
+	context := contextDir(t, map[string]string{"Dockerfile": "FROM " + box + "\nRUN echo COMMAND RUNS | tr A-Z a-z; sleep 100\n"})
+	for _, d := range []string{"aufs", "copy"} {
+		cmd := e.Command("--storage-driver", d, "build", "--progress", "plain", "--network", "none", context)
+		cmd.Terminal = true
+		p := cmd.Start()
+		p.Expect("command runs")
+		_ = syscall.Kill(-p.PID(), syscall.SIGKILL)
+		p.Wait()
+	}
 	if ids := strings.Fields(e.MustViv("ps", "-aq")); len(ids) > 0 {
 		e.MustViv(append([]string{"rm", "-f"}, ids...)...)
 	}
