@@ -76,8 +76,11 @@ func (Driver) End(l unionfs.Layer) error {
 		return nil
 	}
 	mounted, err := isMounted(l.Point)
-	if err != nil || !mounted {
+	if err != nil {
 		return err
+	}
+	if !mounted {
+		return removePoint(l.Point)
 	}
 	server := -1
 	if st, err := aufs.ReadState(l.Point); err == nil { // else it is dead already
@@ -104,8 +107,12 @@ func (Driver) End(l unionfs.Layer) error {
 			return fmt.Errorf("the server of the union %s does not end", l.Point)
 		}
 	}
-	if err := os.Remove(l.Point); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("unmount union: %w", err)
+	return removePoint(l.Point)
+}
+
+func removePoint(point string) error {
+	if err := os.Remove(point); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the mount point of a union: %w", err)
 	}
 	return nil
 }

@@ -271,8 +271,18 @@ func TestCannotMount(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
+	must(t, os.Mkdir(l.Upper, 0o755))
+	ctx, cancel := context.WithCancelCause(context.Background())
+	stop := errors.New("somebody stopped it")
+	cancel(stop)
+	if err := d.Begin(ctx, l); !errors.Is(err, stop) {
+		t.Errorf("got %v", err)
+	}
 	d.Program = "/no/such/program"
 	if err := d.Begin(context.Background(), l); err == nil || !strings.Contains(err.Error(), d.Program) {
 		t.Errorf("got %v", err)
+	}
+	if _, err := os.Lstat(l.Point); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the mount point stays: %v", err)
 	}
 }
