@@ -237,6 +237,67 @@ func TestKilledUnionServer(t *testing.T) {
 	e.MustViv("rm", "-f", "cut")
 }
 
+// TestStorageDriverIsProbed: on a file system that can be no upper layer of overlay, as overlay
+// itself is none, FUSE is taken, and where viv-union is not installed, a copy.
+func TestStorageDriverIsProbed(t *testing.T) {
+	vivOnly(t, "docker's daemon has one storage driver")
+	testenv.Root(t)
+	e := testenv.Engine(t)
+	base := t.TempDir()
+	for _, d := range []string{"lower", "upper", "work"} {
+		if err := os.Mkdir(filepath.Join(base, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	options := "lowerdir=" + base + "/lower,upperdir=" + base + "/upper,workdir=" + base + "/work"
+	if err := syscall.Mount("overlay", e.Root, "overlay", 0, options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(e.Root, 0); err != nil {
+			t.Errorf("unmount the store: %v", err)
+		}
+	})
+	e.Import("busybox", box)
+	res := e.Viv("run", "--name", "first", "--network", "none", box, "sh", "-c", "echo x >/f; rm -r /home; mkdir /home; ls /home")
+	want(t, res, 0, "")
+	if !strings.Contains(res.Stderr, "overlay does not work here") {
+		t.Errorf("nobody says why: %v", res)
+	}
+	if got := inspect(t, e, "first", "{{.Driver}}"); got != "aufs" {
+		t.Errorf("the driver is %s", got)
+	}
+	want(t, e.Viv("run", "--rm", "--network", "none", box, "echo", "again"), 0, "again\n")
+	if res := e.Viv("info", "-f", "{{.Driver}}"); res.Stdout != "aufs\n" || res.Stderr != "" {
+		t.Errorf("the second time: %v", res)
+	}
+	want(t, e.Viv("diff", "first"), 0, "A /f\nC /home\nD /home/app\n")
+
+	// Without viv-union: the other programs in a directory of their own.
+	bin := t.TempDir()
+	for _, name := range []string{"viv", "viv-monitor"} {
+		b, err := os.ReadFile(testenv.Binary(t, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(bin, name), b, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.MustViv("rm", "first")
+	if err := os.Remove(e.Root + "/driver"); err != nil {
+		t.Fatal(err)
+	}
+	cmd := e.Command("run", "--rm", "--network", "none", box, "cat", "/etc/group")
+	cmd.Path, cmd.Env = filepath.Join(bin, "viv"), []string{"PATH=" + bin}
+	if res := cmd.Run(); res.Code != 0 || !strings.Contains(res.Stdout, "staff") || !strings.Contains(res.Stderr, "aufs does not work here") {
+		t.Errorf("without viv-union: %v", res)
+	}
+	if to, err := os.Readlink(e.Root + "/driver"); err != nil || to != "copy" {
+		t.Errorf("noted: %q, %v", to, err)
+	}
+}
+
 // TestDriversAndUserNamespaces: the files of a copy are seen with the ids of the namespace;
 // FUSE cannot do that, and says so.
 func TestDriversAndUserNamespaces(t *testing.T) {
