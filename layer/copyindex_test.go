@@ -52,3 +52,28 @@ func TestCopyIndexKnowsWhatIsLater(t *testing.T) {
 		}
 	}
 }
+
+// TestHolesStay: a sparse file that is packed and unpacked takes no more room than before.
+func TestHolesStay(t *testing.T) {
+	needRoot(t)
+	up, again := t.TempDir(), t.TempDir()
+	f, err := os.Create(up + "/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt([]byte("end"), 8<<20)
+	if cerr := f.Close(); err != nil || cerr != nil {
+		t.Fatal(err, cerr)
+	}
+	var buf bytes.Buffer
+	if err := Diff(context.Background(), &buf, Upper{Dir: openDir(t, up)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Apply(context.Background(), openDir(t, again), &buf, nil, ApplyOptions{Holes: true}); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(again+"/f", &st); err != nil || st.Size != 8<<20+3 || st.Blocks > 64 {
+		t.Errorf("%d bytes in %d blocks (%v)", st.Size, st.Blocks, err)
+	}
+}

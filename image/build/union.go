@@ -84,7 +84,7 @@ func (b *builder) collect(ctx context.Context, tree *store.Tree, lower []string)
 func carry(ctx context.Context, up layer.Upper, dir *os.File) error {
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(layer.Diff(ctx, w, up)) }()
-	_, err := layer.Apply(ctx, dir, r, up.Lower, layer.ApplyOptions{})
+	_, err := layer.Apply(ctx, dir, r, up.Lower, layer.ApplyOptions{Holes: true})
 	r.CloseWithError(err)
 	if err != nil {
 		return err

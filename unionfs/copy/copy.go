@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"vivarium/layer"
 	"vivarium/unionfs"
 )
@@ -40,6 +42,11 @@ func (Driver) Make(ctx context.Context, l unionfs.Layer) (err error) {
 		return err
 	}
 	err = layer.MergeCopy(ctx, dir, l.Lower, index)
+	if err == nil && !l.Ephemeral {
+		// The layers were synchronized when they came into the store: after a power cut a
+		// container's files must not be less whole than they.
+		err = unix.Syncfs(int(dir.Fd()))
+	}
 	if cerr := index.Close(); err == nil {
 		err = cerr
 	}
