@@ -52,7 +52,7 @@ func (c *compiler) mountRoot() {
 		b.begin("rootfs", "take the root of the mount namespace as root file system")
 		c.root, _ = b.openat(n(cwd), "/", unix.O_PATH|unix.O_DIRECTORY)
 		return
-	case root.FSType != "" && c.inUserNS() && !c.userNS:
+	case (root.FSType != "" || root.Mapped) && c.inUserNS() && !c.userNS:
 		b.fail(errorf("a root file system of layers in a user namespace by path: %w", ErrUnsupported))
 		return
 	case root.FSType != "" && c.userNS:
@@ -210,7 +210,7 @@ func mappedID(maps []specs.LinuxIDMapping, id uint32) uint32 {
 	return 65534
 }
 
-// takeRoot receives what mappedRoot sends; it comes before the parent's word.
+// takeRoot receives what mappedRoot or mappedDir sends; it comes before the parent's word.
 func (c *compiler) takeRoot() {
 	if root := c.opt.Root; root == nil || root.FSType == "" && !root.Mapped {
 		return
