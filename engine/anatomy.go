@@ -11,6 +11,7 @@ import (
 	"vivarium/sandbox/capability"
 	"vivarium/sandbox/cgroup"
 	"vivarium/sandbox/namespace"
+	"vivarium/unionfs"
 	"vivarium/unionfs/aufs"
 	"vivarium/unionfs/stack"
 )
@@ -80,7 +81,7 @@ func (e *Engine) Anatomy(ctx context.Context, ref string) (*Anatomy, error) {
 	}
 	a := &Anatomy{ID: i.ID, Name: strings.TrimPrefix(i.Name, "/"), Image: i.Config.Image, Status: i.State.Status, Pid: i.State.Pid,
 		Command: append([]string{i.Path}, i.Args...), Union: AnatomyUnion{Driver: i.GraphDriver.Name}}
-	if err := a.lookAtUnion(i.GraphDriver); err != nil {
+	if err := a.lookAtUnion(ctx, e, c, i.GraphDriver); err != nil {
 		return nil, err
 	}
 	if a.Pid == 0 {
@@ -110,14 +111,31 @@ func (e *Engine) Anatomy(ctx context.Context, ref string) (*Anatomy, error) {
 	return a, a.lookAtMounts()
 }
 
-func (a *Anatomy) lookAtUnion(g GraphDriver) error {
-	branches := []aufs.Branch{{Path: g.Data["UpperDir"], Perm: aufs.RW}}
-	for dir := range strings.SplitSeq(g.Data["LowerDir"], ":") {
-		if dir != "" {
-			branches = append(branches, aufs.Branch{Path: dir, Perm: aufs.RO, WH: true})
-		}
+// stackOf is a container's layer above those of its image.
+func stackOf(c *Container, g GraphDriver) stack.Stack {
+	s := stack.Stack{Type: stack.Overlay, Branches: []aufs.Branch{{Path: g.Data["UpperDir"], Perm: aufs.RW}}}
+	if c.Driver == unionfs.DriverAUFS {
+		s.Type = stack.AUFS
 	}
-	s := stack.Stack{Type: stack.Overlay, Branches: branches}
+	for _, dir := range splitDirs(g.Data["LowerDir"]) {
+		s.Branches = append(s.Branches, aufs.Branch{Path: dir, Perm: aufs.RO, WH: true, Overlay: true})
+	}
+	return s
+}
+
+// countChanges is the number of names that a container has changed.
+func (e *Engine) countChanges(ctx context.Context, c *Container, s stack.Stack) (int, error) {
+	if c.Driver == unionfs.DriverCopy { // it has all names
+		list, err := e.changes(ctx, c)
+		return len(list), err
+	}
+	list, err := s.Diff()
+	return len(list), err
+}
+
+func (a *Anatomy) lookAtUnion(ctx context.Context, e *Engine, c *Container, g GraphDriver) error {
+	s := stackOf(c, g)
+	branches := s.Branches
 	for n, b := range branches {
 		used, err := s.Usage(n)
 		if err != nil {
@@ -126,11 +144,9 @@ func (a *Anatomy) lookAtUnion(g GraphDriver) error {
 		branch := AnatomyBranch{Path: b.Path, Layer: strconv.Itoa(len(branches) - n), Usage: used}
 		if n == 0 {
 			branch.Layer = "container"
-			changes, err := s.Diff()
-			if err != nil {
+			if branch.Changes, err = e.countChanges(ctx, c, s); err != nil {
 				return fmt.Errorf("look at layer %s: %w", b.Path, err)
 			}
-			branch.Changes = len(changes)
 		}
 		a.Union.Branches = append(a.Union.Branches, branch)
 	}

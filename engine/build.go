@@ -72,8 +72,15 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	}
 	base := &baseImages{e: e, s: o.Store, opt: &opt}
 	o.Image = base.find
+	name, err := e.newDriver(ctx, false)
+	if err != nil {
+		return image.Image{}, err
+	}
 	w := &workshop{e: e}
-	o.Run, o.Fetch, o.Clone, o.CanRun = w.run, fetchURL, cloneGit, canRun
+	if w.driver, err = e.driverNamed(name); err != nil {
+		return image.Image{}, err
+	}
+	o.Driver, o.Run, o.Fetch, o.Clone, o.CanRun = w.driver, w.run, fetchURL, cloneGit, canRun
 	platforms, err := parsePlatforms(opt.Platforms)
 	if err != nil {
 		return image.Image{}, err

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -126,16 +125,16 @@ func (e *Engine) commit(ctx context.Context, s *store.Store, c *Container, opt C
 
 // putUpper stages the container's own layer.
 func (e *Engine) putUpper(ctx context.Context, t *store.Tx, c *Container) (ispec.Descriptor, digest.Digest, error) {
-	upper, err := os.Open(e.containerDir(c.ID) + "/upper")
+	up, err := e.openChanges(c)
 	if err != nil {
 		return ispec.Descriptor{}, "", err
 	}
-	defer upper.Close()
+	defer up.Dir.Close()
 	r, w := io.Pipe()
 	packed := make(chan struct{})
 	go func() {
 		defer close(packed)
-		w.CloseWithError(store.Compress(w, func(w io.Writer) error { return layer.Diff(ctx, w, upper) }))
+		w.CloseWithError(store.Compress(w, func(w io.Writer) error { return layer.Diff(ctx, w, up) }))
 	}()
 	desc, diffID, err := t.PutLayer(ctx, r, store.LayerSpec{Blob: ispec.Descriptor{Size: -1}})
 	r.CloseWithError(err)

@@ -88,12 +88,11 @@ func (e *Engine) withRoot(ctx context.Context, ref string, fn func(*Container, *
 		return err
 	}
 	defer lock.Close()
-	root, err := e.mountStopped(c)
+	root, err := e.openUnion(ctx, c, true)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	return fn(c, root)
+	return errors.Join(fn(c, root.File), root.Close())
 }
 
 // Export writes the container's whole file system as a tar.
@@ -113,12 +112,12 @@ func (e *Engine) Export(ctx context.Context, ref string, w io.Writer) error {
 	// The mount of the running container is in another namespace and has proc, sys
 	// and volumes in it, which are not the container's files: a second, read-only
 	// union of the same layers shows what Docker exports.
-	root, err := e.mountReadOnly(c)
+	root, err := e.openUnion(ctx, c, false)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return exportTree(ctx, root, w)
+	return exportTree(ctx, root.File, w)
 }
 
 func exportTree(ctx context.Context, root *os.File, w io.Writer) error {
@@ -137,20 +136,37 @@ func (e *Engine) Diff(ctx context.Context, ref string) ([]layer.Change, error) {
 	if err != nil {
 		return nil, err
 	}
+	return e.changes(ctx, c)
+}
+
+func (e *Engine) changes(ctx context.Context, c *Container) ([]layer.Change, error) {
+	up, err := e.openChanges(c)
+	if err != nil {
+		return nil, err
+	}
+	defer up.Dir.Close()
+	changes, err := layer.Changes(ctx, up)
+	if err != nil {
+		return nil, err
+	}
+	return forget(changes, e.ourChanges(c, int(up.Dir.Fd()))), nil
+}
+
+// openChanges opens the container's own layer.
+func (e *Engine) openChanges(c *Container) (layer.Upper, error) {
 	src, err := e.containerSource(c)
 	if err != nil {
-		return nil, err
+		return layer.Upper{}, err
 	}
-	upper, err := os.Open(e.containerDir(c.ID) + "/upper")
+	d, err := e.driverNamed(c.Driver)
 	if err != nil {
-		return nil, fmt.Errorf("open the layer of container %s: %w", c.Name, err)
+		return layer.Upper{}, err
 	}
-	defer upper.Close()
-	changes, err := layer.Changes(ctx, upper, src.Lower)
+	up, err := d.Changes(e.layerOf(c, src.Lower))
 	if err != nil {
-		return nil, err
+		return up, fmt.Errorf("container %s: %w", c.Name, err)
 	}
-	return forget(changes, e.ourChanges(c, int(upper.Fd()))), nil
+	return up, nil
 }
 
 // ourChanges are the paths in a container's layer that the engine made, not the
@@ -215,8 +231,8 @@ func forget(changes []layer.Change, paths []string) []layer.Change {
 }
 
 // sizes gives what the container's layer holds, and that with its image's layers.
-func (e *Engine) sizes(c *Container) (rw, root int64, err error) {
-	_, rw, err = diskUsage(e.containerDir(c.ID) + "/upper")
+func (e *Engine) sizes(ctx context.Context, c *Container) (rw, root int64, err error) {
+	rw, err = e.ownSize(ctx, c)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"vivarium/bundle"
 	"vivarium/layer"
+	"vivarium/unionfs"
 )
 
 // makeRecord gives the container its ID and name and puts its record where
@@ -26,7 +27,13 @@ func (r *run) makeRecord(ctx context.Context) (err error) {
 	if err := r.effective(ctx, c); err != nil {
 		return err
 	}
-	if err := errors.Join(c.checkLog(), c.checkNetwork()); err != nil {
+	if c.Driver, err = r.e.newDriver(ctx, r.dry); err != nil {
+		return err
+	}
+	if c.ImageID == hostImage && r.e.driver == "" {
+		c.Driver = unionfs.DriverOverlay
+	}
+	if err := errors.Join(c.checkLog(), c.checkNetwork(), r.checkDriver(c)); err != nil {
 		return err
 	}
 	if r.dry {
@@ -82,28 +89,7 @@ func (r *run) commit(ctx context.Context) (err error) {
 	if err := os.Mkdir(tmp, 0o711); err != nil {
 		return err
 	}
-	mode, uid, gid, err := layer.RootMode(r.image.Lower)
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(tmp+"/upper", 0o700); err != nil {
-		return err
-	}
-	// The upper directory's owner and mode are those of the container's "/".
-	if uid != 0 || gid != 0 {
-		if err := os.Chown(tmp+"/upper", uid, gid); err != nil {
-			return err
-		}
-	}
-	if err := os.Chmod(tmp+"/upper", mode); err != nil {
-		return err
-	}
-	if r.image.ID == hostImage {
-		if err := r.e.hideEngine(tmp + "/upper"); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(tmp+"/work", 0o700); err != nil {
+	if err := r.makeLayer(ctx, tmp); err != nil {
 		return err
 	}
 	if err := writeRecord(tmp, r.c); err != nil {
@@ -125,6 +111,40 @@ func (r *run) commit(ctx context.Context) (err error) {
 	r.releaseImage() // the record names it now
 	r.e.emit(containerEvent(r.c, "create"))
 	return nil
+}
+
+// makeLayer makes the container's own layer.
+func (r *run) makeLayer(ctx context.Context, tmp string) error {
+	mode, uid, gid, err := layer.RootMode(r.image.Lower)
+	if err != nil {
+		return err
+	}
+	upper := tmp + "/" + r.c.ownDir()
+	if err := os.Mkdir(upper, 0o700); err != nil {
+		return err
+	}
+	// The upper directory's owner and mode are those of the container's "/".
+	if uid != 0 || gid != 0 {
+		if err := os.Chown(upper, uid, gid); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(upper, mode); err != nil {
+		return err
+	}
+	if r.image.ID == hostImage {
+		if err := r.e.hideEngine(upper); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(tmp+"/work", 0o700); err != nil {
+		return err
+	}
+	d, err := r.e.driverNamed(r.c.Driver)
+	if err != nil {
+		return err
+	}
+	return d.Make(ctx, r.e.layerIn(tmp, r.c, r.image.Lower))
 }
 
 func (r *run) writeCIDFile() error {
@@ -296,6 +316,9 @@ func (e *Engine) wipe(c *Container, all bool) error {
 	if err := e.detachNetwork(c); err != nil {
 		return err
 	}
+	if err := e.disunite(c); err != nil {
+		return err
+	}
 	if all {
 		if err := e.discardLocked(c, true); err != nil {
 			return err
@@ -310,6 +333,9 @@ func (e *Engine) wipe(c *Container, all bool) error {
 // discardLocked removes the container's record, name and files. From the rename
 // on nobody sees it any more.
 func (e *Engine) discardLocked(c *Container, volumes bool) error {
+	if err := e.disunite(c); err != nil {
+		return err
+	}
 	gone := e.removedDir(c.ID)
 	for _, dir := range []string{e.stagingDir(c.ID), e.volumeStaging(c.ID)} {
 		if err := os.RemoveAll(dir); err != nil {

@@ -29,6 +29,9 @@ type Engine struct {
 	// Monitor is the path of viv-monitor.
 	Monitor string
 
+	// Union finds the program viv-union; nil: there are no unions of FUSE.
+	Union func() (string, error)
+
 	// Callback is the command, absolute path first, that a monitor runs with a
 	// container's ID appended when the container has ended and no client
 	// cleans up. Empty: nobody is called, and the next sweep does the work.
@@ -41,6 +44,8 @@ type Engine struct {
 	// firstSinceBoot is set when State had to be made: nothing that runs can
 	// be ours, and everything that says it runs is a leftover.
 	firstSinceBoot bool
+
+	driver string // of what is made; see SetDriver
 }
 
 // Open opens the engine at root and state, making both when they are missing.

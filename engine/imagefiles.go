@@ -31,16 +31,19 @@ func mountImage(lower []string) (*os.File, error) {
 // fillVolume copies into an empty volume what the image has at its destination,
 // with the owner and mode of that directory.
 func (r *run) fillVolume(ctx context.Context, v Volume, destination string) (err error) {
-	root, err := mountImage(r.image.Lower)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("fill volume %s from the image's %s: %w", v.Name, destination, err)
 		}
 	}()
+	if r.c.Driver != unionfs.DriverOverlay {
+		return r.mergeIntoVolume(ctx, v, destination)
+	}
+	root, err := mountImage(r.image.Lower)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	fd, err := openIn(int(root.Fd()), destination, unix.O_PATH|unix.O_DIRECTORY)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
@@ -65,6 +68,23 @@ func (r *run) fillVolume(ctx context.Context, v Volume, destination string) (err
 		return err
 	}
 	return unix.Fchmod(int(data.Fd()), st.Mode&0o7777)
+}
+
+// mergeIntoVolume is fillVolume where there may be no overlay.
+func (r *run) mergeIntoVolume(ctx context.Context, v Volume, destination string) error {
+	dirs, _, err := layer.Locate(r.image.Lower, destination)
+	if errors.Is(err, layer.ErrNotFound) || err == nil && len(dirs) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	data, err := os.Open(v.Mountpoint)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	return layer.Merge(ctx, data, dirs)
 }
 
 // copyTree copies what is in unsafeDir of root into the directory to.
@@ -92,11 +112,19 @@ func openIn(root int, unsafePath string, flags uint64) (int, error) {
 // for one that is not there.
 func (r *run) accounts() (passwd, group []byte, err error) {
 	lower := r.image.Lower
-	if !r.fresh && !r.dry { // what it changed itself counts first
-		lower = append([]string{r.e.containerDir(r.c.ID) + "/upper"}, lower...)
-	}
-	a := &accountReader{lower: lower}
+	a := &accountReader{lower: lower, byPath: r.c.Driver != "" && r.c.Driver != unionfs.DriverOverlay}
 	defer a.close()
+	if !r.fresh && !r.dry { // what it changed itself counts first
+		own := r.e.containerDir(r.c.ID) + "/" + r.c.ownDir()
+		switch r.c.Driver {
+		case unionfs.DriverCopy:
+			a.lower = []string{own}
+		case unionfs.DriverAUFS: // mounted already
+			a.lower = []string{r.e.unionPoint(r.c.ID)}
+		default:
+			a.lower = append([]string{own}, lower...)
+		}
+	}
 	if passwd, err = a.read("etc", "passwd"); err == nil {
 		group, err = a.read("etc", "group")
 	}
@@ -112,6 +140,9 @@ func (r *run) accounts() (passwd, group []byte, err error) {
 type accountReader struct {
 	lower []string
 	union *os.File
+	// byPath finds a file that is no plain case by walking through the layers: there may be no
+	// overlay to mount.
+	byPath bool
 }
 
 func (a *accountReader) close() {
@@ -139,6 +170,9 @@ func (a *accountReader) read(dir, name string) ([]byte, error) {
 				return nil, nil
 			}
 		}
+		if a.byPath {
+			return readLocated(a.lower, dir+"/"+name)
+		}
 		var err error
 		if a.union, err = mountImage(a.lower); err != nil {
 			return nil, err
@@ -148,6 +182,22 @@ func (a *accountReader) read(dir, name string) ([]byte, error) {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	return readSmall(fd)
+}
+
+// readLocated reads a file wherever in the layers it is.
+func readLocated(lower []string, path string) ([]byte, error) {
+	_, file, err := layer.Locate(lower, path)
+	if errors.Is(err, layer.ErrNotFound) || errors.Is(err, unix.ELOOP) || err == nil && file == "" {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Openat2(unix.AT_FDCWD, file, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC})
 	if err != nil {
 		return nil, err
 	}

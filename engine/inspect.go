@@ -11,6 +11,7 @@ import (
 	"vivarium/bundle"
 	"vivarium/monitor/wire"
 	"vivarium/network"
+	"vivarium/unionfs"
 )
 
 // Inspection is a container in the shape of `docker inspect`.
@@ -129,7 +130,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (*Inspectio
 	dir := e.runDir(c.ID)
 	i := &Inspection{
 		ID: c.ID, Created: c.Created.UTC().Format(time.RFC3339Nano), Path: c.Path, Args: c.Args, State: inspectState(st), Image: c.ImageID,
-		Name: "/" + c.Name, RestartCount: st.RestartCount, Driver: "overlay2", Platform: "linux",
+		Name: "/" + c.Name, RestartCount: st.RestartCount, Driver: shownDriver(c.Driver), Platform: "linux",
 		HostConfig: c.Options.HostConfig, Config: *c.Config(), Mounts: inspectMounts(c),
 		NetworkSettings: e.networkSettings(c, st), ExecIDs: e.execIDs(c.ID), GraphDriver: e.graphDriver(c),
 	}
@@ -145,7 +146,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (*Inspectio
 	}
 	inspectDefaults(i, c)
 	if size {
-		rw, root, err := e.sizes(c)
+		rw, root, err := e.sizes(ctx, c)
 		if err != nil {
 			return nil, err
 		}
@@ -248,7 +249,10 @@ func fromMountFlag(c *Container, m MountPoint) bool {
 
 func (e *Engine) graphDriver(c *Container) GraphDriver {
 	dir := e.containerDir(c.ID)
-	g := GraphDriver{Name: "overlay2", Data: map[string]string{"UpperDir": dir + "/upper", "WorkDir": dir + "/work"}}
+	g := GraphDriver{Name: shownDriver(c.Driver), Data: map[string]string{"UpperDir": dir + "/" + c.ownDir(), "WorkDir": dir + "/work"}}
+	if c.Driver == unionfs.DriverAUFS {
+		g.Data["MergedDir"] = e.unionPoint(c.ID)
+	}
 	if src, err := e.containerSource(c); err == nil {
 		g.Data["LowerDir"] = strings.Join(src.Lower, ":")
 	}

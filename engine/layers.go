@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"vivarium/unionfs"
 	"vivarium/unionfs/aufs"
 	"vivarium/unionfs/stack"
 )
@@ -30,6 +31,8 @@ func (e *Engine) Layers(ctx context.Context, ref string) (*LayersReport, error) 
 	var steps []string
 	c, err := e.Inspect(ctx, ref, false)
 	switch {
+	case err == nil && c.GraphDriver.Name == unionfs.DriverCopy:
+		return nil, errorf(ErrUnsupported, "container %s has no layer of its own: the storage driver copy keeps all its files in one directory. Commit it, and look at the image", ref)
 	case err == nil:
 		dirs = append(dirs, c.GraphDriver.Data["UpperDir"])
 		dirs = append(dirs, splitDirs(c.GraphDriver.Data["LowerDir"])...)
@@ -52,7 +55,7 @@ func (e *Engine) Layers(ctx context.Context, ref string) (*LayersReport, error) 
 		if dir == "/" {
 			return nil, errorf(ErrInvalid, "%s is made of this machine's own file system, which has no layers", ref)
 		}
-		branches = append(branches, aufs.Branch{Path: dir, Perm: aufs.RO, WH: true})
+		branches = append(branches, aufs.Branch{Path: dir, Perm: aufs.RO, WH: true, Overlay: true})
 		report := LayerReport{Dir: dir}
 		if at := len(dirs) - 1 - n; at < len(steps) {
 			report.CreatedBy = steps[at]
@@ -65,6 +68,9 @@ func (e *Engine) Layers(ctx context.Context, ref string) (*LayersReport, error) 
 		r.Layers = append([]LayerReport{report}, r.Layers...)
 	}
 	s := stack.Stack{Type: stack.Overlay, Branches: branches}
+	if c != nil && c.GraphDriver.Name == unionfs.DriverAUFS {
+		s.Type, branches[0].Overlay = stack.AUFS, false
+	}
 	if r.Changes, err = s.Layers(); err != nil {
 		return nil, fmt.Errorf("look at the layers of %s: %w", ref, err)
 	}

@@ -72,14 +72,14 @@ func (e *Engine) List(ctx context.Context, opt ListOptions) ([]Summary, error) {
 		}
 	}
 	if opt.Size {
-		return list, e.addSizes(list)
+		return list, e.addSizes(ctx, list)
 	}
 	return list, nil
 }
 
-func (e *Engine) addSizes(list []Summary) error {
+func (e *Engine) addSizes(ctx context.Context, list []Summary) error {
 	for i := range list {
-		rw, root, err := e.sizes(list[i].Container)
+		rw, root, err := e.sizes(ctx, list[i].Container)
 		if err != nil {
 			return err
 		}

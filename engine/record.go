@@ -38,6 +38,9 @@ type Container struct {
 	Layers      []string // the layers' directories, base first; none for the image host
 
 	Mounts []MountPoint
+
+	// Driver makes the container's union; none: overlay.
+	Driver string `json:",omitempty"`
 }
 
 // MountPoint is one mount of a container as inspect shows it.

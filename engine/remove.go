@@ -130,7 +130,7 @@ func (e *Engine) Prune(ctx context.Context, f Filters) (PruneReport, error) {
 		if live(st) || e.inFlight(c.ID) {
 			continue
 		}
-		size, _, err := diskUsage(e.containerDir(c.ID) + "/upper")
+		size, _, err := diskUsage(e.containerDir(c.ID) + "/" + c.ownDir())
 		if err != nil {
 			return rep, err
 		}

@@ -33,9 +33,26 @@ func (e *Engine) Reset(ctx context.Context) error {
 	if err := e.removeParentGroups(); err != nil {
 		return err
 	}
+	if err := e.disuniteAll(); err != nil {
+		return err
+	}
 	for _, dir := range []string{e.Root, e.State} {
 		if err := removeStore(dir); err != nil {
 			return fmt.Errorf("remove the store %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// disuniteAll unmounts what is mounted of containers that nobody knows any more.
+func (e *Engine) disuniteAll() error {
+	entries, err := os.ReadDir(e.State + "/containers")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, ent := range entries {
+		if err := e.disunite(&Container{ID: ent.Name(), Driver: driverUnknown}); err != nil {
+			return err
 		}
 	}
 	return nil

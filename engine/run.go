@@ -51,6 +51,7 @@ func (e *Engine) Run(ctx context.Context, opt RunOptions) (h *Handle, err error)
 		r.resolveImage,  // reference -> layers and configuration
 		r.makeRecord,    // ID, name, what was resolved; seen by others from here on
 		r.attachNetwork, // begins, in the background
+		r.unite,         // mounts a union that cannot be made inside the container
 		r.makeSpec,      // image configuration + options -> OCI spec
 		r.compile,       // OCI spec -> program of system calls
 		r.joinNetwork,   // address known: hosts file, published ports

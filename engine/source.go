@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"os"
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -22,11 +21,11 @@ type source struct {
 
 // recipe says how the container's layers and its own one become one tree.
 func (e *Engine) recipe(c *Container, src *source) (unionfs.Recipe, error) {
-	dir := e.containerDir(c.ID)
-	r, err := unionfs.Overlay(src.Lower, dir+"/upper", dir+"/work", unionfs.OverlayOptions{
-		Ephemeral: c.AutoRemove(),
-		Joined:    !unionfs.LowerPlus(),
-	})
+	d, err := e.driverNamed(c.Driver)
+	if err != nil {
+		return unionfs.Recipe{}, err
+	}
+	r, err := d.Recipe(e.layerOf(c, src.Lower))
 	if err != nil {
 		return r, fmt.Errorf("unite the layers of container %s: %w", c.Name, err)
 	}
@@ -37,7 +36,7 @@ func (e *Engine) recipe(c *Container, src *source) (unionfs.Recipe, error) {
 func planRoot(r unionfs.Recipe) (*plan.Root, error) {
 	root := &plan.Root{FSType: r.FSType}
 	if r.FSType == "" {
-		root.Path = r.Upper
+		root.Path, root.Mapped = r.Upper, true
 	}
 	if r.Classic {
 		root.Data = r.Data()
@@ -47,32 +46,4 @@ func planRoot(r unionfs.Recipe) (*plan.Root, error) {
 		root.Params = append(root.Params, plan.Param{Key: p.Key, Value: p.Value, Flag: p.Flag})
 	}
 	return root, nil
-}
-
-// mountStopped mounts the union of a container that does not run, attached to no
-// tree. The caller holds the container's lock as long as it is open.
-func (e *Engine) mountStopped(c *Container) (*os.File, error) {
-	src, err := e.containerSource(c)
-	if err != nil {
-		return nil, err
-	}
-	r, err := e.recipe(c, src)
-	if err != nil {
-		return nil, err
-	}
-	return unionfs.Mount(r)
-}
-
-// mountReadOnly mounts what the container's files are at this moment.
-func (e *Engine) mountReadOnly(c *Container) (*os.File, error) {
-	src, err := e.containerSource(c)
-	if err != nil {
-		return nil, err
-	}
-	lower := append([]string{e.containerDir(c.ID) + "/upper"}, src.Lower...)
-	r, err := unionfs.Overlay(lower, "", "", unionfs.OverlayOptions{Joined: !unionfs.LowerPlus()})
-	if err != nil {
-		return nil, err
-	}
-	return unionfs.Mount(r)
 }

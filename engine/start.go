@@ -27,6 +27,7 @@ func (e *Engine) Start(ctx context.Context, ref string, attached bool) (h *Handl
 		r.spawnMonitor,
 		r.loadImage,
 		r.attachNetwork,
+		r.unite,
 		r.makeSpec,
 		r.compile,
 		r.joinNetwork,

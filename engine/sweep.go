@@ -136,7 +136,7 @@ func (e *Engine) guardMonitor(id string) *os.File {
 // sweepUnmade removes the traces of a container whose record never came to its place,
 // or was being removed.
 func (e *Engine) sweepUnmade(id, name string, fl *flight) error {
-	c := &Container{ID: id, Name: name}
+	c := &Container{ID: id, Name: name, Driver: driverUnknown}
 	for _, dir := range []string{e.stagingDir(id), e.removedDir(id)} {
 		if rec, err := readRecord(dir); err == nil {
 			c = rec // it knows its volumes
@@ -263,7 +263,7 @@ func (e *Engine) checkRecord(id string, err error, repair bool) *Finding {
 	}
 	f := &Finding{Object: id, Problem: fmt.Sprintf("its record is damaged (%v)", err)}
 	if repair {
-		f.Err = e.wipe(&Container{ID: id}, true)
+		f.Err = e.wipe(&Container{ID: id, Driver: driverUnknown}, true)
 		f.Repaired = f.Err == nil
 	}
 	return f
@@ -341,7 +341,9 @@ func (e *Engine) checkRunDirs(repair bool) []Finding {
 		}
 		f := Finding{Object: e.runDir(id), Problem: "belongs to no container"}
 		if repair {
-			f.Err = os.RemoveAll(e.runDir(id))
+			if f.Err = e.disunite(&Container{ID: id, Driver: driverUnknown}); f.Err == nil {
+				f.Err = os.RemoveAll(e.runDir(id))
+			}
 			f.Repaired = f.Err == nil
 		}
 		list = append(list, f)

@@ -40,7 +40,11 @@ type Info struct {
 
 // Info looks at the engine and its host.
 func (e *Engine) Info(ctx context.Context) (*Info, error) {
-	i := &Info{Driver: "overlay2", LoggingDriver: "json-file", CgroupDriver: "cgroupfs", OSType: "linux", NCPU: runtime.NumCPU(),
+	driver, err := e.newDriver(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	i := &Info{Driver: shownDriver(driver), LoggingDriver: "json-file", CgroupDriver: "cgroupfs", OSType: "linux", NCPU: runtime.NumCPU(),
 		MemTotal: int64(memTotal()), Name: hostName(), DockerRootDir: e.Root, StateDir: e.State, ServerVersion: Version(),
 		SecurityOptions: []string{"name=seccomp,profile=builtin"}, Warnings: []string{}}
 	l, err := hostLayout()
@@ -184,7 +188,7 @@ func (e *Engine) containerUsage() (Usage, error) {
 		return u, err
 	}
 	for _, c := range cs {
-		_, size, err := diskUsage(e.containerDir(c.ID) + "/upper")
+		_, size, err := diskUsage(e.containerDir(c.ID) + "/" + c.ownDir())
 		if err != nil {
 			return u, err
 		}

@@ -16,6 +16,7 @@ import (
 
 	"vivarium/bundle"
 	"vivarium/image/build"
+	"vivarium/layer"
 	"vivarium/sandbox/plan"
 	"vivarium/sandbox/spawn"
 	"vivarium/unionfs"
@@ -25,9 +26,10 @@ import (
 // attached once, and the files that name hosts; each has a container of its own without
 // a record: its parent waits for it, and nobody else has to know of it.
 type workshop struct {
-	e     *Engine
-	mu    sync.Mutex
-	rooms map[string]*room
+	e      *Engine
+	driver unionfs.Driver
+	mu     sync.Mutex
+	rooms  map[string]*room
 }
 
 // room is what the commands with one kind of network share.
@@ -129,11 +131,39 @@ func (w *workshop) run(ctx context.Context, c *build.Command) (code int, err err
 		}
 		fl.land()
 	}()
+	end, err := w.begin(ctx, j, c.Layer)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	netns := -1
 	if m.run.netns != nil {
 		netns = int(m.run.netns.Fd())
 	}
 	return execute(ctx, j.plan, netns, c.Output)
+}
+
+// begin makes what the command's root is taken from, in a run directory of its own, where
+// the driver needs that.
+func (w *workshop) begin(ctx context.Context, j *run, l unionfs.Layer) (end func() error, err error) {
+	if w.driver.Name() != unionfs.DriverAUFS {
+		return func() error { return nil }, nil
+	}
+	dir := w.e.runDir(j.c.ID)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the run directory of a build: %w", err)
+	}
+	l.Point = w.e.unionPoint(j.c.ID)
+	end = func() error {
+		if err := w.driver.End(l); err != nil {
+			return err
+		}
+		return os.Remove(dir)
+	}
+	if err := w.driver.Begin(ctx, l); err != nil {
+		return nil, errors.Join(err, end())
+	}
+	return end, nil
 }
 
 // compile turns a command into a program.
@@ -142,7 +172,7 @@ func (w *workshop) compile(ctx context.Context, m *room, c *build.Command) (*run
 	if err != nil {
 		return nil, err
 	}
-	j := &run{e: w.e, fresh: true, image: &source{ID: workshopName, Lower: c.Lower}, c: &Container{ID: id, Name: workshopName}}
+	j := &run{e: w.e, fresh: true, image: &source{ID: workshopName, Lower: c.Layer.Lower}, c: &Container{ID: id, Name: workshopName}}
 	j.c.Options = commandOptions(c)
 	f, err := j.facts(ctx, j.c.Options, id)
 	if err != nil {
@@ -159,10 +189,12 @@ func (w *workshop) compile(ctx context.Context, m *room, c *build.Command) (*run
 	if !slices.ContainsFunc(c.Env, func(kv string) bool { return strings.HasPrefix(kv, "HOSTNAME=") }) {
 		j.spec.Process.Env = slices.DeleteFunc(j.spec.Process.Env, func(kv string) bool { return strings.HasPrefix(kv, "HOSTNAME=") })
 	}
-	if err := addUnions(ctx, j.spec, c); err != nil {
+	if err := w.addUnions(ctx, j.spec, c); err != nil {
 		return nil, err
 	}
-	recipe, err := unionfs.Overlay(c.Lower, c.Upper, c.Work, unionfs.OverlayOptions{Ephemeral: true, Joined: !unionfs.LowerPlus()})
+	own := c.Layer
+	own.Point = w.e.unionPoint(id)
+	recipe, err := w.driver.Recipe(own)
 	if err != nil {
 		return nil, err
 	}
@@ -205,32 +237,14 @@ func commandOptions(c *build.Command) bundle.Options {
 }
 
 // addUnions adds the mounts that are several layers: bundle knows no such kind.
-func addUnions(ctx context.Context, spec *specs.Spec, c *build.Command) error {
+func (w *workshop) addUnions(ctx context.Context, spec *specs.Spec, c *build.Command) error {
 	for _, m := range c.Mounts {
 		if m.Source != "" || len(m.Lower) == 0 {
 			continue
 		}
-		r, err := unionfs.Overlay(m.Lower, m.Upper, m.Work, unionfs.OverlayOptions{Ephemeral: true, Joined: !unionfs.LowerPlus()})
+		mount, err := w.unionMount(ctx, c, m)
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", m.Target, err)
-		}
-		mount := specs.Mount{Destination: m.Target, Type: r.FSType, Source: r.FSType}
-		if r.Classic { // its options do not fit in one value of fsconfig(2)
-			dir, err := os.MkdirTemp(c.Work+"/..", "union-")
-			if err != nil {
-				return err
-			}
-			if r, err = unionfs.Copy(ctx, m.Lower, dir); err != nil {
-				return err
-			}
-			mount = specs.Mount{Destination: m.Target, Type: "bind", Source: r.Upper, Options: []string{"bind"}}
-		}
-		for _, p := range r.Params {
-			if p.Flag {
-				mount.Options = append(mount.Options, p.Key)
-			} else {
-				mount.Options = append(mount.Options, p.Key+"="+p.Value)
-			}
 		}
 		if m.ReadOnly {
 			mount.Options = append(mount.Options, "ro")
@@ -238,6 +252,44 @@ func addUnions(ctx context.Context, spec *specs.Spec, c *build.Command) error {
 		spec.Mounts = append(spec.Mounts, mount)
 	}
 	return nil
+}
+
+// unionMount is the mount of several layers: an overlay, or a copy of them where there may be
+// none, or where its options do not fit in one value of fsconfig(2).
+func (w *workshop) unionMount(ctx context.Context, c *build.Command, m build.Mount) (specs.Mount, error) {
+	if w.driver.Name() == unionfs.DriverOverlay {
+		r, err := unionfs.Overlay(m.Lower, m.Upper, m.Work, unionfs.OverlayOptions{Ephemeral: true, Joined: !unionfs.LowerPlus()})
+		if err != nil {
+			return specs.Mount{}, err
+		}
+		if !r.Classic {
+			mount := specs.Mount{Destination: m.Target, Type: r.FSType, Source: r.FSType}
+			for _, p := range r.Params {
+				if p.Flag {
+					mount.Options = append(mount.Options, p.Key)
+				} else {
+					mount.Options = append(mount.Options, p.Key+"="+p.Value)
+				}
+			}
+			return mount, nil
+		}
+	}
+	dir, err := copied(ctx, m.Lower, c.Layer.Work)
+	return specs.Mount{Destination: m.Target, Type: "bind", Source: dir, Options: []string{"bind"}}, err
+}
+
+// copied copies layers into a new directory in tmp.
+func copied(ctx context.Context, lower []string, tmp string) (string, error) {
+	dir, err := os.MkdirTemp(tmp, "union-")
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return dir, layer.Merge(ctx, f, lower)
 }
 
 // commandStart bounds, in milliseconds, how long a command may take to begin.

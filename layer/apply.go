@@ -25,6 +25,10 @@ type ApplyOptions struct {
 	// with user.overlay.opaque.
 	Unprivileged bool
 
+	// Holes makes holes of all blocks of zeros, for a tar of a tree of this machine: what were
+	// holes there stay so.
+	Holes bool
+
 	// The rest is for archives that are no layers.
 
 	// PlainNames takes ".wh." names literally.

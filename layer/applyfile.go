@@ -90,7 +90,7 @@ func (u *unpacker) writeContent(ctx context.Context, tr *tar.Reader, hdr *tar.He
 	if u.buf == nil {
 		u.buf = make([]byte, copyBuffer)
 	}
-	sparse := isSparse(hdr)
+	sparse := u.opts.Holes || isSparse(hdr)
 	if sparse {
 		// Also asks the file system at once whether it can have such a file.
 		if err := unix.Ftruncate(fd, hdr.Size); err != nil {

@@ -3,7 +3,7 @@ package layer
 import (
 	"context"
 	"fmt"
-	"os"
+	"slices"
 	"sort"
 
 	"golang.org/x/sys/unix"
@@ -27,96 +27,96 @@ type Change struct {
 	Path string
 }
 
-// Changes lists what an overlay upper directory changes in the layers below
-// (top-most first), sorted by path. As in `docker diff`, a directory in which
-// something changed is listed as modified itself, one that was only copied up
-// is not, and of a deleted tree only its top is listed.
-func Changes(ctx context.Context, upper *os.File, lower []string) ([]Change, error) {
-	below, err := OpenView(lower)
+// Changes lists what an upper directory changes in the layers below, sorted by
+// path. As in `docker diff`, a directory in which something changed is listed as
+// modified itself, one that was only copied up is not, and of a deleted tree only
+// its top is listed.
+func Changes(ctx context.Context, up Upper) ([]Change, error) {
+	v, err := OpenView(up.Lower)
 	if err != nil {
 		return nil, err
 	}
-	defer below.Close()
-	fd, err := unix.Openat(int(upper.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open upper directory: %w", err)
+	defer v.Close()
+	c := &comparer{ctx: ctx, up: &up}
+	_, err = c.dir(int(up.Dir.Fd()), up.top(v))
+	if err == nil {
+		err = c.linkedFiles(v)
 	}
-	c := &comparer{ctx: ctx}
-	// The upper directory is one layer: what it does not name has not changed.
-	_, err = c.upper(&viewDir{fds: []int{fd}, owned: true}, below.rootDir(), "")
-	return c.sorted(), err
+	sort.Slice(c.out, func(i, j int) bool { return c.out[i].Path < c.out[j].Path })
+	return c.out, err
 }
 
-// Compare lists what differs between two trees that are complete each, with
-// the same rules; before is given as layer directories, top-most first.
-func Compare(ctx context.Context, after *os.File, before []string) ([]Change, error) {
-	below, err := OpenView(before)
-	if err != nil {
-		return nil, err
+// linkedFiles compares files that were changed under another name.
+func (c *comparer) linkedFiles(v *View) error {
+	list, err := c.up.linkedNames(v)
+	for _, l := range list {
+		var st unix.Stat_t
+		dir, old, err := v.find(l.name)
+		if err == nil && old != nil && unix.Fstatat(int(c.up.Dir.Fd()), aufsLinks+"/"+l.file, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && differs(&st, &old.st) {
+			c.changed(l.name)
+		}
+		if dir != nil {
+			dir.close()
+		}
+		if err != nil {
+			return err
+		}
 	}
-	defer below.Close()
-	fd, err := unix.Openat(int(after.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open directory to compare: %w", err)
+	return err
+}
+
+// changed notes a name and the directories above it as modified.
+func (c *comparer) changed(name string) {
+	for ; name != ""; name, _ = splitName(name) {
+		if !slices.ContainsFunc(c.out, func(ch Change) bool { return ch.Path == "/"+name }) {
+			c.add(Modified, name)
+		}
 	}
-	c := &comparer{ctx: ctx, whole: true}
-	_, err = c.upper(&viewDir{fds: []int{fd}, owned: true}, below.rootDir(), "")
-	return c.sorted(), err
 }
 
 type comparer struct {
-	ctx   context.Context
-	whole bool // a name that is missing above is deleted
-	out   []Change
-}
-
-func (c *comparer) sorted() []Change {
-	sort.Slice(c.out, func(i, j int) bool { return c.out[i].Path < c.out[j].Path })
-	return c.out
+	ctx context.Context
+	up  *Upper
+	out []Change
 }
 
 func (c *comparer) add(k ChangeKind, name string) {
 	c.out = append(c.out, Change{k, "/" + name})
 }
 
-// upper compares one directory, which it closes, with the merged one below
-// (nil if there is none). It reports whether anything in it differs.
-func (c *comparer) upper(dir, below *viewDir, name string) (changed bool, err error) {
-	defer dir.close()
-	fd := dir.fds[0]
-	names, err := readNames(fd)
+// dir compares one directory with the merged one below. It reports whether
+// anything in it differs.
+func (c *comparer) dir(dirfd int, at *spot) (changed bool, err error) {
+	defer at.below.close()
+	fd, err := unix.Openat(dirfd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return false, fmt.Errorf("list %q: %w", "/"+name, err)
+		return false, fmt.Errorf("open directory %q: %w", "/"+at.name, err)
 	}
-	seen := make(map[string]bool, len(names))
-	for _, n := range names {
+	defer unix.Close(fd)
+	items, err := c.up.items(fd, at)
+	if err != nil {
+		return false, err
+	}
+	for _, it := range items {
 		if c.ctx.Err() != nil {
 			return false, context.Cause(c.ctx)
 		}
-		seen[n] = true
-		ch, err := c.name(fd, n, below, joinName(name, n))
+		if it.gone {
+			c.add(Deleted, joinName(at.name, it.base))
+			changed = true
+			continue
+		}
+		ch, err := c.name(fd, it.base, at)
 		if err != nil {
 			return false, err
 		}
 		changed = changed || ch
 	}
-	if below == nil || (!c.whole && !isOpaque(fd)) {
-		return changed, nil
-	}
-	lowerNames, err := below.names()
-	if err != nil {
-		return false, err
-	}
-	for _, n := range lowerNames {
-		if !seen[n] {
-			c.add(Deleted, joinName(name, n))
-			changed = true
-		}
-	}
 	return changed, nil
 }
 
-func (c *comparer) name(fd int, base string, below *viewDir, full string) (bool, error) {
+func (c *comparer) name(fd int, base string, at *spot) (bool, error) {
+	full := joinName(at.name, base)
 	var st unix.Stat_t
 	err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err == unix.ENOENT {
@@ -125,18 +125,21 @@ func (c *comparer) name(fd int, base string, below *viewDir, full string) (bool,
 	if err != nil {
 		return false, fmt.Errorf("stat %q: %w", "/"+full, err)
 	}
-	old, err := below.lookup(base)
+	if c.up.Spelling == SpelledCopy && at.own && st.Mode&unix.S_IFMT != unix.S_IFDIR && !c.up.Copy.after(&st) {
+		return false, nil
+	}
+	old, err := at.lookup(base)
 	if err != nil {
 		return false, err
 	}
-	if isWhiteout(&st) {
+	if c.up.Spelling == SpelledOverlay && isWhiteout(&st) {
 		if old == nil {
 			return false, nil
 		}
 		c.add(Deleted, full)
 		return true, nil
 	}
-	inside, err := c.inside(fd, base, &st, below, old, full)
+	inside, err := c.inside(fd, base, &st, at)
 	if err != nil {
 		return false, err
 	}
@@ -152,26 +155,19 @@ func (c *comparer) name(fd int, base string, below *viewDir, full string) (bool,
 }
 
 // inside compares the content of a directory.
-func (c *comparer) inside(fd int, base string, st *unix.Stat_t, below *viewDir, old *viewEntry, full string) (bool, error) {
+func (c *comparer) inside(fd int, base string, st *unix.Stat_t, at *spot) (bool, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return false, nil
-	}
-	var oldDir *viewDir
-	if old != nil && old.isDir() {
-		var err error
-		if oldDir, err = below.open(base, old); err != nil {
-			return false, err
-		}
-		defer oldDir.close()
 	}
 	sub, err := unix.Openat(fd, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("open directory %q: %w", "/"+full, err)
+		return false, fmt.Errorf("open directory %q: %w", "/"+joinName(at.name, base), err)
 	}
-	return c.upper(&viewDir{fds: []int{sub}, owned: true}, oldDir, full)
+	defer unix.Close(sub)
+	return c.dir(sub, c.up.inside(at, base, st))
 }
 
 // differs compares what `docker diff` compares: kind, mode, owner and device

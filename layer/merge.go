@@ -11,6 +11,11 @@ import (
 // Merge copies what the layers (top-most first) look like together into the
 // empty directory dst, with owners, modes, times, attributes and hard links.
 func Merge(ctx context.Context, dst *os.File, lower []string) error {
+	return merge(ctx, dst, lower, func(string, int) error { return nil })
+}
+
+// merge is Merge, and tells of each directory that it has made.
+func merge(ctx context.Context, dst *os.File, lower []string, made func(name string, fd int) error) error {
 	v, err := OpenView(lower)
 	if err != nil {
 		return err
@@ -19,11 +24,14 @@ func Merge(ctx context.Context, dst *os.File, lower []string) error {
 	if len(v.roots) == 0 {
 		return nil
 	}
-	m := &merger{ctx: ctx, root: int(dst.Fd()), cache: newDirCache(int(dst.Fd())), links: make(map[inode]string)}
+	m := &merger{ctx: ctx, root: int(dst.Fd()), cache: newDirCache(int(dst.Fd())), links: make(map[inode]string), made: made}
 	defer m.cache.flush()
 	var st unix.Stat_t
 	if err := unix.Fstat(v.roots[0], &st); err != nil {
 		return fmt.Errorf("stat root of layers: %w", err)
+	}
+	if err := dropACLs(int(dst.Fd())); err != nil {
+		return fmt.Errorf("prepare directory: %w", err)
 	}
 	if err := m.dir(v.rootDir(), int(dst.Fd()), ""); err != nil {
 		return err
@@ -36,9 +44,13 @@ type merger struct {
 	root  int
 	cache *dirCache
 	links map[inode]string // first name of a file with several
+	made  func(name string, fd int) error
 }
 
 func (m *merger) dir(src *viewDir, dst int, name string) error {
+	if err := m.made(name, dst); err != nil {
+		return err
+	}
 	names, err := src.names()
 	if err != nil {
 		return err
@@ -115,4 +127,14 @@ func makeDir(dst int, base, name string) (int, error) {
 		return -1, fmt.Errorf("open directory %q: %w", name, err)
 	}
 	return fd, nil
+}
+
+// dropACLs takes away what a new directory has inherited, and would hand on.
+func dropACLs(fd int) error {
+	for _, name := range []string{"system.posix_acl_default", "system.posix_acl_access"} {
+		if err := unix.Fremovexattr(fd, name); err != nil && err != unix.ENODATA && err != unix.EOPNOTSUPP {
+			return err
+		}
+	}
+	return nil
 }

@@ -21,15 +21,83 @@ func Export(ctx context.Context, w io.Writer, dir *os.File) error {
 	return p.finish(p.tree(int(dir.Fd()), ""))
 }
 
-// Diff writes an overlay upper directory as an OCI layer tar: device 0/0
-// becomes ".wh.NAME", and an opaque directory gets the entry ".wh..wh..opq".
-// The upper directory must come from a mount that this module's unionfs made
-// (or one with redirect_dir and metacopy off): otherwise a file's content may
-// be elsewhere, which is refused.
-func Diff(ctx context.Context, w io.Writer, upper *os.File) error {
+// Diff writes what an upper directory changes as an OCI layer tar: ".wh.NAME" for
+// each name that the layers below show and it deletes. An opaque directory is told
+// in the same way, name by name, as the specification asks of who writes layers
+// (image-spec, layer.md, "Opaque Whiteout"): so the same changes give the same
+// bytes, however the directory spells them. The time of a whiteout is 0, because
+// drivers differ in when they make the file that marks it.
+//
+// An overlay must come from a mount that this module's unionfs made (or one with
+// redirect_dir and metacopy off): otherwise a file's content may be elsewhere,
+// which is refused.
+func Diff(ctx context.Context, w io.Writer, up Upper) error {
+	v, err := OpenView(up.Lower)
+	if err != nil {
+		return err
+	}
+	defer v.Close()
 	p := newPacker(ctx, w)
-	p.layer = true
-	return p.finish(p.tree(int(upper.Fd()), ""))
+	p.layer, p.up, p.dirs = true, &up, map[string]bool{"": true}
+	err = p.changes(int(up.Dir.Fd()), up.top(v))
+	if err == nil {
+		err = p.linkedFiles(v)
+	}
+	return p.finish(err)
+}
+
+// linkedFiles writes the files that are changed under names which the upper directory does
+// not have, each with the directories above it.
+func (p *packer) linkedFiles(v *View) error {
+	list, err := p.up.linkedNames(v)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	fd, err := unix.Openat(int(p.up.Dir.Fd()), aufsLinks, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open pseudo-links: %w", err)
+	}
+	defer unix.Close(fd)
+	for _, l := range list {
+		if err := p.parents(v, l.name); err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		err := unix.Fstatat(fd, l.file, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil {
+			err = p.file(fd, l.file, l.name, &st, nil)
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return nil
+}
+
+// parents writes the directories above a name that are not written yet, as the layers below
+// have them.
+func (p *packer) parents(v *View, name string) error {
+	dirName, _ := splitName(name)
+	if p.dirs[dirName] {
+		return nil
+	}
+	if err := p.parents(v, dirName); err != nil {
+		return err
+	}
+	dir, e, err := v.find(dirName)
+	if dir != nil {
+		defer dir.close()
+	}
+	if err != nil || e == nil {
+		return err
+	}
+	_, base := splitName(dirName)
+	hdr, err := p.fileHeader(e.parent, base, dirName+"/", &e.st)
+	if err != nil {
+		return err
+	}
+	hdr.Typeflag, p.dirs[dirName] = tar.TypeDir, true
+	return p.header(hdr)
 }
 
 type inode struct{ dev, ino uint64 }
@@ -38,6 +106,11 @@ type packer struct {
 	ctx   context.Context
 	tw    *tar.Writer
 	layer bool
+	// up is the upper directory that is packed as what it changes; nil: a tree is packed as it is.
+	up   *Upper
+	dirs map[string]bool // of it, that are written
+	// pending are the headers of directories that are only written if something below them is.
+	pending []*tar.Header
 	// plain leaves out what the kernel makes up, and hollow what is below that name.
 	plain  bool
 	hollow string
@@ -89,32 +162,89 @@ func (p *packer) tree(dirfd int, name string) error {
 	return nil
 }
 
+// changes writes what an open directory of an upper layer says, whose own entry is
+// written or pending.
+func (p *packer) changes(dirfd int, at *spot) error {
+	defer at.below.close()
+	fd, err := unix.Openat(dirfd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open directory %q: %w", at.name, err)
+	}
+	defer unix.Close(fd)
+	items, err := p.up.items(fd, at)
+	if err != nil {
+		return err
+	}
+	for _, it := range items {
+		if p.ctx.Err() != nil {
+			return context.Cause(p.ctx)
+		}
+		if it.gone {
+			err = p.whiteout(joinName(at.name, it.base), time.Unix(0, 0))
+		} else {
+			err = p.change(fd, it.base, at)
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) { // else deleted meanwhile
+			return err
+		}
+	}
+	return nil
+}
+
+// change writes a name of an upper layer, if it says something of it.
+func (p *packer) change(fd int, base string, at *spot) error {
+	var st unix.Stat_t
+	name := joinName(at.name, base)
+	if err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("stat %q: %w", name, err)
+	}
+	if p.up.Spelling == SpelledOverlay && isWhiteout(&st) {
+		old, err := at.lookup(base)
+		if err != nil || old == nil {
+			return err
+		}
+		return p.whiteout(name, time.Unix(0, 0))
+	}
+	if p.up.Spelling == SpelledCopy && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		touched, err := p.up.touched(fd, base, &st, at)
+		if err != nil || !touched {
+			return err
+		}
+	}
+	return p.file(fd, base, name, &st, at)
+}
+
+func (p *packer) whiteout(name string, t time.Time) error {
+	dir, base := splitName(name)
+	return p.header(&tar.Header{Typeflag: tar.TypeReg, Name: joinName(dir, WhiteoutPrefix+base), ModTime: t})
+}
+
 // entry writes one name, and if it is a directory all below it.
 func (p *packer) entry(dirfd int, base, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("stat %q: %w", name, err)
 	}
+	if p.layer && isWhiteout(&st) {
+		return p.whiteout(name, time.Unix(0, 0))
+	}
+	return p.file(dirfd, base, name, &st, nil)
+}
+
+// file writes a file, or a directory with all below it; at is where it is in an upper layer.
+func (p *packer) file(dirfd int, base, name string, st *unix.Stat_t, at *spot) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		return p.directory(dirfd, base, name, &st)
+		return p.directory(dirfd, base, name, st, at)
 	case unix.S_IFREG:
 		return p.regular(dirfd, base, name)
 	case unix.S_IFSOCK:
 		return nil
 	}
-	if p.layer && isWhiteout(&st) {
-		t, err := p.time(dirfd, base, &st)
-		if err != nil {
-			return fmt.Errorf("set time of %q: %w", name, err)
-		}
-		dir, base := splitName(name)
-		return p.header(&tar.Header{Typeflag: tar.TypeReg, Name: joinName(dir, WhiteoutPrefix+base), ModTime: t})
-	}
-	return p.special(dirfd, base, name, &st)
+	return p.special(dirfd, base, name, st)
 }
 
-func (p *packer) directory(dirfd int, base, name string, st *unix.Stat_t) error {
+func (p *packer) directory(dirfd int, base, name string, st *unix.Stat_t, at *spot) error {
 	fd, err := unix.Openat(dirfd, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open directory %q: %w", name, err)
@@ -125,24 +255,49 @@ func (p *packer) directory(dirfd int, base, name string, st *unix.Stat_t) error 
 		return err
 	}
 	hdr.Typeflag = tar.TypeDir
+	if p.up != nil {
+		p.dirs[name] = true
+	}
+	if p.layer {
+		if err := refuseRedirect(dirfd, base, name); err != nil {
+			return err
+		}
+	}
+	if at != nil {
+		return p.changedDir(fd, hdr, p.up.inside(at, base, st))
+	}
 	if err := p.header(hdr); err != nil {
 		return err
 	}
 	if p.plain && (name == p.hollow || isKernelTree(fd)) {
 		return nil
 	}
-	if p.layer {
-		if err := refuseRedirect(dirfd, base, name); err != nil {
+	if p.layer && isOpaque(fd) {
+		err := p.header(&tar.Header{Typeflag: tar.TypeReg, Name: joinName(name, WhiteoutOpaque), ModTime: hdr.ModTime})
+		if err != nil {
 			return err
-		}
-		if isOpaque(fd) {
-			err := p.header(&tar.Header{Typeflag: tar.TypeReg, Name: joinName(name, WhiteoutOpaque), ModTime: hdr.ModTime})
-			if err != nil {
-				return err
-			}
 		}
 	}
 	return p.tree(fd, name)
+}
+
+// changedDir writes a directory of an upper layer. One of a copied tree in which
+// nothing was changed is no change.
+func (p *packer) changedDir(fd int, hdr *tar.Header, at *spot) error {
+	if !at.quiet {
+		if err := p.header(hdr); err != nil {
+			return err
+		}
+		return p.changes(fd, at)
+	}
+	p.pending = append(p.pending, hdr)
+	if err := p.changes(fd, at); err != nil {
+		return err
+	}
+	if n := len(p.pending); n > 0 && p.pending[n-1] == hdr {
+		p.pending = p.pending[:n-1]
+	}
+	return nil
 }
 
 // isKernelTree tells whether a directory is on a file system that is no storage: its
@@ -309,6 +464,17 @@ func (p *packer) fileHeader(dirfd int, base, name string, st *unix.Stat_t) (*tar
 }
 
 func (p *packer) header(hdr *tar.Header) error {
+	for len(p.pending) > 0 {
+		dir := p.pending[0]
+		p.pending = p.pending[1:]
+		if err := p.write(dir); err != nil {
+			return err
+		}
+	}
+	return p.write(hdr)
+}
+
+func (p *packer) write(hdr *tar.Header) error {
 	p.stats.Entries++
 	if err := p.tw.WriteHeader(hdr); err != nil {
 		return fmt.Errorf("write %q to archive: %w", hdr.Name, err)

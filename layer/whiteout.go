@@ -22,6 +22,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"vivarium/internal/kernel"
 )
 
 const (
@@ -65,7 +67,7 @@ func isWhiteout(st *unix.Stat_t) bool {
 // isOpaque reports whether the open directory hides the directories below it.
 func isOpaque(fd int) bool {
 	var b [1]byte
-	attr := opaqueAttr(os.Geteuid() != 0)
+	attr := opaqueAttr(os.Geteuid() != 0 || kernel.InUserNamespace())
 	n, err := unix.Fgetxattr(fd, attr, b[:])
 	return err == nil && n == 1 && b[0] == 'y'
 }

@@ -16,6 +16,7 @@ import (
 // Drivers.
 const (
 	DriverOverlay = "overlay"
+	DriverAUFS    = "aufs"
 	DriverCopy    = "copy"
 )
 

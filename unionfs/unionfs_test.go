@@ -67,20 +67,24 @@ func TestOverlay(t *testing.T) {
 	}
 }
 
-func TestCopy(t *testing.T) {
-	needRoot(t)
-	unionfstest.Run(t, func(t *testing.T, lower []string) *os.File {
-		dst := t.TempDir()
-		r, err := Copy(context.Background(), lower, dst)
-		if err != nil {
-			t.Fatal(err)
-		}
-		root, err := Mount(r)
+// TestOverlayChanges: what is packed of an upper directory.
+func TestOverlayChanges(t *testing.T) {
+	unionfstest.Changes(t, func(t *testing.T, lower []string) unionfstest.Writable {
+		dir := t.TempDir()
+		l := Layer{Upper: dir + "/upper", Work: dir + "/work", Lower: lower}
+		mkdirs(t, l.Upper, l.Work)
+		root, err := ByOverlay{}.Open(context.Background(), l)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { root.Close() })
-		return root
+		return unionfstest.Writable{Root: "/proc/self/fd/" + itoa(root.Fd()), Changes: func() layer.Upper {
+			up, err := ByOverlay{}.Changes(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return up
+		}}
 	})
 }
 
@@ -119,7 +123,7 @@ func TestHostAsLowerLayer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer up.Close()
-	got, err := layer.Changes(context.Background(), up, []string{"/"})
+	got, err := layer.Changes(context.Background(), layer.Upper{Dir: up, Lower: []string{"/"}})
 	if err != nil || len(got) != 1 || got[0] != (layer.Change{Kind: layer.Added, Path: "/viv-test-file"}) {
 		t.Errorf("changes: %v %v", got, err)
 	}
@@ -188,7 +192,7 @@ func TestUpperOnlyChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer up.Close()
-	got, err := layer.Changes(context.Background(), up, []string{dir + "/low"})
+	got, err := layer.Changes(context.Background(), layer.Upper{Dir: up, Lower: []string{dir + "/low"}})
 	want := []layer.Change{{Kind: layer.Modified, Path: "/d"}, {Kind: layer.Deleted, Path: "/d/f"}, {Kind: layer.Added, Path: "/d/g"}}
 	if err != nil || len(got) != 3 || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
 		t.Errorf("got %v, %v; want %v", got, err, want)

@@ -24,11 +24,9 @@ import (
 	"vivarium/unionfs/aufs/server"
 )
 
-// readyFD is where the process that serves says that the union is mounted, or why not.
-const readyFD = 3
-
-// readyEnv is set for the process that serves.
-const readyEnv = "_VIV_UNION_READY"
+// readyFD is where the process that serves says that the union is mounted, or why not, and
+// lifeFD what it watches where it lives for somebody; see package aufs.
+const readyFD, lifeFD = 3, 4
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -87,12 +85,12 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	if !c.foreground && os.Getenv(readyEnv) == "" {
+	if !c.foreground && os.Getenv(aufs.ReadyEnv) == "" {
 		return background(args)
 	}
 	ready := func(string) {}
-	if os.Getenv(readyEnv) != "" {
-		os.Unsetenv(readyEnv)
+	if os.Getenv(aufs.ReadyEnv) != "" {
+		os.Unsetenv(aufs.ReadyEnv)
 		unix.CloseOnExec(readyFD)
 		pipe := os.NewFile(readyFD, "ready")
 		ready = func(msg string) {
@@ -107,9 +105,16 @@ func serve(opts aufs.Options, c call, ready func(string)) error {
 	if os.Getenv("GOGC") == "" {
 		tune()
 	}
-	m, err := server.Start(opts, c.source, c.point, c.debug)
+	life, word := os.Getenv(aufs.LifeEnv) != "", aufs.Ready
+	var m *server.Mount
+	var err error
+	if life {
+		m, err = server.StartDetached(opts, c.source, c.debug)
+	} else {
+		m, err = server.Start(opts, c.source, c.point, c.debug)
+	}
 	if err != nil {
-		ready("error " + err.Error())
+		ready(aufs.NotReady + err.Error())
 		return err
 	}
 	ch := make(chan os.Signal, 1)
@@ -121,9 +126,22 @@ func serve(opts aufs.Options, c call, ready func(string)) error {
 			}
 		}
 	}()
-	ready("ready")
+	if life {
+		unix.CloseOnExec(lifeFD)
+		go endWith(os.NewFile(lifeFD, "life"), m)
+		word += fmt.Sprintf(" %d", m.Tree())
+	}
+	ready(word)
 	m.Serve()
 	return nil
+}
+
+// endWith lets go of the union when the other end of a pipe is closed.
+func endWith(life *os.File, m *server.Mount) {
+	_, _ = io.Copy(io.Discard, life)
+	if err := m.Detach(); err != nil {
+		fmt.Fprintln(os.Stderr, "viv-union: unmount:", err)
+	}
 }
 
 // background starts this program again as a process that serves, in a session of
@@ -139,7 +157,7 @@ func background(args []string) error {
 	}
 	defer r.Close()
 	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), readyEnv+"=1")
+	cmd.Env = append(os.Environ(), aufs.ReadyEnv+"=1")
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -148,11 +166,11 @@ func background(args []string) error {
 	}
 	w.Close()
 	msg, _ := io.ReadAll(io.LimitReader(r, 1<<16))
-	if string(msg) == "ready" {
+	if string(msg) == aufs.Ready {
 		return cmd.Process.Release()
 	}
 	err = cmd.Wait()
-	if text, ok := strings.CutPrefix(string(msg), "error "); ok {
+	if text, ok := strings.CutPrefix(string(msg), aufs.NotReady); ok {
 		return errors.New(text)
 	}
 	return fmt.Errorf("the server ended before the union was mounted (%v)", err)

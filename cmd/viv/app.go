@@ -18,6 +18,7 @@ import (
 type app struct {
 	in, out, err *os.File
 	root, state  string
+	driver       string
 	debug        bool
 
 	code           int // exit code of a command that did not fail
@@ -29,6 +30,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	fs := root.PersistentFlags()
 	fs.StringVar(&a.root, "root", envOr("VIV_ROOT", defaultRoot()), "directory of images and containers")
 	fs.StringVar(&a.state, "state", envOr("VIV_STATE", defaultState()), "directory of what is gone after a reboot")
+	fs.StringVar(&a.driver, "storage-driver", os.Getenv("STORAGE_DRIVER"), "what makes the file systems of new containers and builds: overlay, aufs or copy (default the best that works)")
 	fs.BoolVarP(&a.debug, "debug", "D", false, "tell errors in full")
 	root.Flags().BoolP("version", "v", false, "print the version")
 	root.PreRunE = func(cmd *cobra.Command, args []string) error {
@@ -68,7 +70,13 @@ func defaultState() string {
 }
 
 // engine opens the engine, once.
-func (a *app) engine() (*engine.Engine, error) { return a.open(engine.Open) }
+func (a *app) engine() (*engine.Engine, error) {
+	e, err := a.open(engine.Open)
+	if err == nil {
+		err = e.SetDriver(a.driver)
+	}
+	return e, err
+}
 
 // lateEngine is the engine for what monitors call at a container's end; nil if it
 // is gone by then.
@@ -94,7 +102,7 @@ func (a *app) open(open func(root, state string) (*engine.Engine, error)) (*engi
 	if err != nil {
 		return nil, fmt.Errorf("find the own program: %w", err)
 	}
-	e.Monitor = monitorPath(self)
+	e.Monitor, e.Union = monitorPath(self), unionProgram
 	e.Callback = []string{self, "--root", root, "--state", state, "cleanup"}
 	e.Notice = func(msg string) { fmt.Fprintln(a.err, "viv:", msg) }
 	a.opened = e

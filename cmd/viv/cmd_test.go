@@ -250,7 +250,7 @@ func TestSplitCopy(t *testing.T) {
 
 func TestFirstWord(t *testing.T) {
 	for line, want := range map[string]string{
-		"ps -a": "ps", "--root /x run": "run", "--root=/x -D images": "images", "--state run ps": "ps", "": "", "--help": "", "-v": "",
+		"ps -a": "ps", "--root /x run": "run", "--root=/x -D images": "images", "--state run ps": "ps", "--storage-driver copy run": "run", "": "", "--help": "", "-v": "",
 	} {
 		if got := firstWord(strings.Fields(line)); got != want {
 			t.Errorf("%q: %q, want %q", line, got, want)

@@ -150,7 +150,7 @@ func group(a *app, short string, verbs []verb) *cobra.Command {
 func firstWord(args []string) string {
 	for i := 0; i < len(args); i++ {
 		switch arg := args[i]; {
-		case arg == "--root" || arg == "--state":
+		case arg == "--root" || arg == "--state" || arg == "--storage-driver":
 			i++
 		case strings.HasPrefix(arg, "-"):
 		default:

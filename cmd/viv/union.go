@@ -38,7 +38,8 @@ func newUnionMount(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "mount -o dirs=UPPER:LOWER[:LOWER...] [OPTIONS] [SOURCE] MOUNTPOINT", Short: "Mount a union with the semantics of AUFS", Args: rangeArgs(1, 2),
 		Example: "  viv union mount -o dirs=./container-layer:./image-layer2:./image-layer1 none ./mnt",
-		Long: "Mount a union with the semantics of AUFS. Options are those of aufs(5): dirs= or br: with =rw, =ro, =rr and +wh behind a branch,\n" +
+		Long: "Mount a union with the semantics of AUFS. Options are those of aufs(5): dirs= or br: with =rw, =ro, =rr and +wh behind a branch\n" +
+			"(+ovl: its whiteouts are spelled as overlay has them),\n" +
 			"create=tdp|rr|mfs|pmfs, cpup=tdp|bup|bu, udba=none|reval|notify, and those of any mount. The first branch is rw, the others are ro.",
 	}
 	c.Flags().StringArrayVarP(&options, "options", "o", nil, "mount options, separated by commas")
@@ -193,7 +194,7 @@ func newUnionLs(a *app) *cobra.Command {
 		}
 		var rows []any
 		for i, b := range s.Branches {
-			row := branchRow{Index: strconv.Itoa(i), Permissions: permissions(b), Branch: b.Path}
+			row := branchRow{Index: strconv.Itoa(i), Permissions: b.Permissions(), Branch: b.Path}
 			if !quiet {
 				used, err := s.Usage(i)
 				if err != nil {
@@ -208,14 +209,6 @@ func newUnionLs(a *app) *cobra.Command {
 		return l.print(a.out, quiet, rows)
 	}
 	return c
-}
-
-// permissions are a branch's as options spell them.
-func permissions(b aufs.Branch) string {
-	if b.WH && b.Perm != aufs.RW {
-		return string(b.Perm) + "+wh"
-	}
-	return string(b.Perm)
 }
 
 func newUnionBranchAdd(*app) *cobra.Command {
@@ -256,7 +249,7 @@ func newUnionBranchDel(*app) *cobra.Command {
 
 func newUnionBranchMod(*app) *cobra.Command {
 	return &cobra.Command{
-		Use: "mod MOUNTPOINT DIR=PERMISSIONS", Short: "Change the permissions of a branch (rw, ro, rr, ro+wh, rr+wh)", Args: exactArgs(2),
+		Use: "mod MOUNTPOINT DIR=PERMISSIONS", Short: "Change the permissions of a branch (rw, ro, rr; ro and rr with +wh or +ovl)", Args: exactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			b, err := aufs.ParseBranch(args[1], "")
 			if err != nil {

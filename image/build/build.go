@@ -26,6 +26,7 @@ import (
 	"vivarium/image"
 	"vivarium/image/store"
 	"vivarium/layer"
+	"vivarium/unionfs"
 )
 
 // Options say what is built.
@@ -69,6 +70,8 @@ type Options struct {
 	Store *store.Store
 	// Image finds an image, and pulls it if need be.
 	Image func(ctx context.Context, ref string, platform *ocispec.Platform) (image.Image, error)
+	// Driver makes unions; nil: overlay.
+	Driver unionfs.Driver
 	// Run runs one command, and gives its exit code.
 	Run func(ctx context.Context, c *Command) (int, error)
 	// Fetch reads a URL for ADD.
@@ -106,16 +109,15 @@ type Download struct {
 
 // Command is one command of RUN.
 type Command struct {
-	Lower       []string // layers, top-most first
-	Upper, Work string
-	Args        []string
-	Env         []string
-	Dir, User   string
-	Network     string // "default", "none" or "host"
-	ExtraHosts  []string
-	Insecure    bool // all rights
-	Mounts      []Mount
-	Output      io.Writer
+	Layer      unionfs.Layer // what it sees, and where it writes
+	Args       []string
+	Env        []string
+	Dir, User  string
+	Network    string // "default", "none" or "host"
+	ExtraHosts []string
+	Insecure   bool // all rights
+	Mounts     []Mount
+	Output     io.Writer
 }
 
 // Mount is something that a command sees beside its layers.
@@ -347,6 +349,9 @@ func (b *builder) carryOut(ctx context.Context, m *made, lower []string, do func
 	}
 	keep, err := do(ctx, tree)
 	if err != nil {
+		return errors.Join(err, tree.Discard())
+	}
+	if err := b.collect(ctx, tree, lower); err != nil {
 		return errors.Join(err, tree.Discard())
 	}
 	m.tree, m.fresh, m.created = tree.Upper(), keep, b.now()

@@ -17,7 +17,6 @@ import (
 
 	"vivarium/image/store"
 	"vivarium/layer"
-	"vivarium/unionfs"
 )
 
 // copying is one COPY or ADD.
@@ -323,36 +322,24 @@ func (p *part) addTo(h *hasher) {
 
 // carryOut copies. keep is false if a file was changed meanwhile.
 func (j *copying) carryOut(ctx context.Context, tree *store.Tree, parts []*part) (keep bool, err error) {
-	root, err := openTarget(j.lower(), tree)
+	root, err := j.s.b.openTarget(ctx, j.lower(), tree)
 	if err != nil {
 		return false, err
 	}
 	defer root.Close()
-	owner, err := j.owner(ctx, root)
+	owner, err := j.owner(ctx, root.File)
 	if err != nil {
 		return false, err
 	}
 	changed := false
 	for _, p := range parts {
 		for _, k := range p.list {
-			if err := j.place(ctx, root, p, k, owner, &changed); err != nil {
+			if err := j.place(ctx, root.File, p, k, owner, &changed); err != nil {
 				return false, err
 			}
 		}
 	}
 	return !changed, nil
-}
-
-// openTarget opens the tree that a step writes to, above its lower layers.
-func openTarget(lower []string, tree *store.Tree) (*os.File, error) {
-	if len(lower) == 0 {
-		return os.Open(tree.Upper())
-	}
-	r, err := unionfs.Overlay(lower, tree.Upper(), tree.Work(), unionfs.OverlayOptions{Joined: !unionfs.LowerPlus(), Ephemeral: true})
-	if err != nil {
-		return nil, err
-	}
-	return unionfs.Mount(r)
 }
 
 // owner is who owns what is copied; nil: as it was.
@@ -365,12 +352,12 @@ func (j *copying) owner(ctx context.Context, root *os.File) (*layer.Owner, error
 	}
 	if j.link {
 		// Its layer knows no others; names are those of the files below it.
-		union, err := openUnion(j.s.lower(), j.s.b.t.Dir())
+		union, err := j.s.b.openUnion(ctx, j.s.lower())
 		if err != nil {
 			return nil, err
 		}
 		defer union.Close()
-		root = union
+		root = union.File
 	}
 	o, err := lookUpOwner(root, j.chown)
 	return &o, err
@@ -500,18 +487,18 @@ func (s *stage) doWorkdir(ctx context.Context, c *instructions.WorkdirCommand, l
 	h.add(string(s.chain), dir, s.config.Config.User, s.epoch())
 	key := h.sum()
 	m, err := s.b.makeLayer(ctx, st, key, s.lower(), func(ctx context.Context, tree *store.Tree) (bool, error) {
-		root, err := openTarget(s.lower(), tree)
+		root, err := s.b.openTarget(ctx, s.lower(), tree)
 		if err != nil {
 			return false, err
 		}
 		defer root.Close()
 		owner := layer.Owner{}
-		if u := s.config.Config.User; u != "" && !isDirectory(root, dir) {
-			if owner, err = lookUpOwner(root, u); err != nil {
+		if u := s.config.Config.User; u != "" && !isDirectory(root.File, dir) {
+			if owner, err = lookUpOwner(root.File, u); err != nil {
 				return false, err
 			}
 		}
-		_, err = layer.MakeDirs(root, dir, owner)
+		_, err = layer.MakeDirs(root.File, dir, owner)
 		return true, err
 	})
 	st.end(err == nil && m.cached, err)

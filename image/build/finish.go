@@ -75,12 +75,12 @@ func (b *builder) put(ctx context.Context, res *Result) error {
 
 // handOut shows the files of the result.
 func (b *builder) handOut(ctx context.Context, st *stage) error {
-	root, err := openUnion(st.lower(), b.t.Dir())
+	root, err := b.openUnion(ctx, st.lower())
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return b.o.Files(ctx, root, b.o.Platform)
+	return b.o.Files(ctx, root.File, b.o.Platform)
 }
 
 // blobs lists the layers as the image names them.

@@ -346,7 +346,7 @@ func (m *runMount) fillCache(ctx context.Context, r *running, dir string) error 
 		defer root.Close()
 		o := m.o
 		if o == nil {
-			if o, err = unionOrigin(m.From, "", m.lower, r.s.b.t.Dir()); err != nil {
+			if o, err = r.s.b.unionOrigin(ctx, m.From, "", m.lower); err != nil {
 				return err
 			}
 			defer o.close()

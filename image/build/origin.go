@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vivarium/layer"
-	"vivarium/unionfs"
 )
 
 // origin is what files are copied from: a context, a stage or an image.
@@ -24,13 +23,18 @@ type origin struct {
 	name   string
 	root   *os.File
 	own    bool          // root is to be closed
+	end    io.Closer     // what is closed then, if it is not root itself
 	local  bool          // a directory of this machine: owners are not taken over
 	ignore *ignoreRules  // of a context; nil: nothing is left out
 	chain  digest.Digest // of a stage or image: what its files depend on
 }
 
 func (o *origin) close() {
-	if o.own {
+	switch {
+	case !o.own:
+	case o.end != nil:
+		o.end.Close()
+	default:
 		o.root.Close()
 	}
 }
@@ -66,17 +70,17 @@ func (b *builder) source(ctx context.Context, from string) (*origin, error) {
 		if b.dry {
 			return nil, errUnplanned
 		}
-		return unionOrigin(from, st.chain, st.lower(), b.t.Dir())
+		return b.unionOrigin(ctx, from, st.chain, st.lower())
 	}
 	if ref == "scratch" {
-		return unionOrigin(from, newHasher("scratch").sum(), nil, b.t.Dir())
+		return b.unionOrigin(ctx, from, newHasher("scratch").sum(), nil)
 	}
 	f, err := b.image(ctx, ref, &b.o.Platform)
 	if err != nil {
 		return nil, err
 	}
 	lower := (&stage{layers: f.layers}).lower()
-	return unionOrigin(from, f.chain, lower, b.t.Dir())
+	return b.unionOrigin(ctx, from, f.chain, lower)
 }
 
 func (b *builder) namedDir(name string, dir *os.File) (*origin, error) {
@@ -92,30 +96,12 @@ func (b *builder) namedDir(name string, dir *os.File) (*origin, error) {
 }
 
 // unionOrigin is what layers (top-most first) look like together, to be read only.
-func unionOrigin(name string, chain digest.Digest, lower []string, tmp string) (*origin, error) {
-	root, err := openUnion(lower, tmp)
+func (b *builder) unionOrigin(ctx context.Context, name string, chain digest.Digest, lower []string) (*origin, error) {
+	root, err := b.openUnion(ctx, lower)
 	if err != nil {
 		return nil, fmt.Errorf("open the files of %s: %w", name, err)
 	}
-	return &origin{name: name, root: root, own: true, chain: chain}, nil
-}
-
-func openUnion(lower []string, tmp string) (*os.File, error) {
-	switch len(slices.Compact(slices.Clone(lower))) {
-	case 0:
-		dir, err := os.MkdirTemp(tmp, "empty-")
-		if err != nil {
-			return nil, err
-		}
-		return os.Open(dir)
-	case 1:
-		return os.Open(lower[0])
-	}
-	r, err := unionfs.Overlay(lower, "", "", unionfs.OverlayOptions{Joined: !unionfs.LowerPlus()})
-	if err != nil {
-		return nil, err
-	}
-	return unionfs.Mount(r)
+	return &origin{name: name, root: root.File, own: true, end: root, chain: chain}, nil
 }
 
 // readIgnore reads the context's .dockerignore; one that is named after the Dockerfile

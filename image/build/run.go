@@ -167,7 +167,7 @@ func (r *running) carryOut(ctx context.Context, st *step, tree *store.Tree) erro
 			return err
 		}
 	}
-	c.Upper, c.Work, c.Output = tree.Upper(), tree.Work(), st
+	c.Output = st
 	// Proxies are for this run only.
 	for _, k := range proxyArgs {
 		if v, ok := s.b.o.BuildArgs[k]; ok && !slices.ContainsFunc(c.Env, func(kv string) bool { return strings.HasPrefix(kv, k+"=") }) {
@@ -196,7 +196,9 @@ func (r *running) carryOut(ctx context.Context, st *step, tree *store.Tree) erro
 	if err != nil {
 		return err
 	}
-	c.Lower = append(s.lower(), bottom)
+	if c.Layer, err = s.b.prepare(ctx, tree, append(s.lower(), bottom)); err != nil {
+		return err
+	}
 	code, err := s.b.o.Run(ctx, &c)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"vivarium/layer"
 )
@@ -56,8 +57,30 @@ func (t *Tx) NewTree(lower []string) (*Tree, error) {
 // Upper is the tree, and Work the directory beside it that overlay needs.
 func (tr *Tree) Upper() string { return tr.dir + "/" + layer.TreeName }
 
-// Work is overlay's work directory.
+// Work is a directory for the union's own use, as overlay needs one.
 func (tr *Tree) Work() string { return tr.dir + "/work" }
+
+// Own is where a union writes to that cannot write the tree itself. It is there after MakeOwn.
+func (tr *Tree) Own() string { return tr.dir + "/own" }
+
+// MakeOwn makes the directory, with the mode and the owner of the tree.
+func (tr *Tree) MakeOwn() error {
+	var st unix.Stat_t
+	err := unix.Stat(tr.Upper(), &st)
+	if err == nil {
+		err = os.Mkdir(tr.Own(), 0o700)
+	}
+	if err == nil {
+		err = os.Chown(tr.Own(), int(st.Uid), int(st.Gid))
+	}
+	if err == nil {
+		err = os.Chmod(tr.Own(), os.FileMode(st.Mode&0o777))
+	}
+	if err != nil {
+		return fmt.Errorf("make a layer: %w", err)
+	}
+	return nil
+}
 
 // Discard removes the tree.
 func (tr *Tree) Discard() error { return os.RemoveAll(tr.dir) }

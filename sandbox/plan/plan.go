@@ -30,6 +30,9 @@ type Root struct {
 	FSType string
 	Params []Param
 	Data   string
+	// Mapped says that what is at Path belongs to the ids of the host: a user namespace sees
+	// it with its own.
+	Mapped bool
 }
 
 // Param is one fsconfig(2) setting; a flag when Flag is set.

@@ -52,11 +52,13 @@ func (c *compiler) mountRoot() {
 		b.begin("rootfs", "take the root of the mount namespace as root file system")
 		c.root, _ = b.openat(n(cwd), "/", unix.O_PATH|unix.O_DIRECTORY)
 		return
-	case root.FSType != "" && c.inUserNS() && !c.userNS:
+	case (root.FSType != "" || root.Mapped) && c.inUserNS() && !c.userNS:
 		b.fail(errorf("a root file system of layers in a user namespace by path: %w", ErrUnsupported))
 		return
 	case root.FSType != "" && c.userNS:
 		c.mappedRoot(root)
+	case root.Mapped && c.userNS:
+		c.mappedDir(root)
 	case root.Data != "":
 		c.classicRoot(root)
 		return
@@ -105,13 +107,7 @@ func (c *compiler) mappedRoot(root *Root) {
 	b := c.b
 	b.in(&b.prog.After)
 	b.begin("rootfs", "make the root file system, "+root.FSType+", from its layers, each with the ids of the user namespace")
-	proc := b.bytes(append([]byte("/proc/"), make([]byte, 16)...))
-	b.do(int(program.PokeText), n(proc+6), n(program.SlotChild))
-	dir, userns := b.slot(), b.slot()
-	b.do(unix.SYS_OPENAT, n(cwd), ptr(proc), n(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), n(0)).into(dir)
-	b.do(unix.SYS_OPENAT, slot(dir), b.str("ns/user"), n(unix.O_RDONLY|unix.O_CLOEXEC), n(0)).into(userns)
-	attr := b.words(unix.MOUNT_ATTR_IDMAP, 0, 0, 0)
-	b.do(int(program.PokeInt), n(attr+24), n(int(userns)))
+	attr := c.childMaps()
 	// enterLayer makes a mapped copy of the mount at a directory the current
 	// directory: the options of overlay then name paths below it.
 	if root.Data != "" {
@@ -174,6 +170,32 @@ func (c *compiler) mappedRoot(root *Root) {
 	b.in(&b.prog.Child)
 }
 
+// childMaps gives the attributes that map the ids of a mount to those of the child's user
+// namespace.
+func (c *compiler) childMaps() uint64 {
+	b := c.b
+	proc := b.bytes(append([]byte("/proc/"), make([]byte, 16)...))
+	b.do(int(program.PokeText), n(proc+6), n(program.SlotChild))
+	dir, userns := b.slot(), b.slot()
+	b.do(unix.SYS_OPENAT, n(cwd), ptr(proc), n(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), n(0)).into(dir)
+	b.do(unix.SYS_OPENAT, slot(dir), b.str("ns/user"), n(unix.O_RDONLY|unix.O_CLOEXEC), n(0)).into(userns)
+	attr := b.words(unix.MOUNT_ATTR_IDMAP, 0, 0, 0)
+	b.do(int(program.PokeInt), n(attr+24), n(int(userns)))
+	return attr
+}
+
+// mappedDir is mappedRoot for a root file system that is one directory.
+func (c *compiler) mappedDir(root *Root) {
+	b := c.b
+	b.in(&b.prog.After)
+	b.begin("rootfs", "take the directory "+root.Path+" as root file system, with the ids of the user namespace")
+	attr := c.childMaps()
+	m := b.tree(n(cwd), root.Path, false)
+	b.do(unix.SYS_MOUNT_SETATTR, slot(m), b.str(""), n(unix.AT_EMPTY_PATH), ptr(attr), n(unix.MOUNT_ATTR_SIZE_VER0))
+	b.sendFile(program.SlotParent, 'M', m)
+	b.in(&b.prog.Child)
+}
+
 // hostID is what root of a user namespace is outside of it.
 func hostID(maps []specs.LinuxIDMapping) uint32 { return mappedID(maps, 0) }
 
@@ -188,9 +210,9 @@ func mappedID(maps []specs.LinuxIDMapping, id uint32) uint32 {
 	return 65534
 }
 
-// takeRoot receives what mappedRoot sends; it comes before the parent's word.
+// takeRoot receives what mappedRoot or mappedDir sends; it comes before the parent's word.
 func (c *compiler) takeRoot() {
-	if root := c.opt.Root; root == nil || root.FSType == "" {
+	if root := c.opt.Root; root == nil || root.FSType == "" && !root.Mapped {
 		return
 	}
 	b := c.b

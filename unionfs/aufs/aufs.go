@@ -53,19 +53,34 @@ type Branch struct {
 	Perm Perm
 	// WH says that whiteouts on a branch that is not rw count ("ro+wh").
 	WH bool
+	// Overlay says that they count as overlay spells them: devices 0/0, and directories with
+	// the attribute overlay.opaque ("ro+ovl"; AUFS does not have it). Image layers are so.
+	Overlay bool
 }
 
 // String is the branch as options spell it.
 func (b Branch) String() string {
 	s := strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace(b.Path) + "=" + string(b.Perm)
-	if b.WH && b.Perm != RW {
-		s += "+wh"
-	}
-	return s
+	return s + b.attr()
 }
 
+// attr is what follows the permission.
+func (b Branch) attr() string {
+	switch {
+	case b.Perm == RW:
+	case b.Overlay:
+		return "+ovl"
+	case b.WH:
+		return "+wh"
+	}
+	return ""
+}
+
+// Permissions are the branch's as options spell them: rw, ro, rr, ro+wh and so on.
+func (b Branch) Permissions() string { return string(b.Perm) + b.attr() }
+
 // Whiteouts tells whether the names .wh.NAME on this branch mean something.
-func (b Branch) Whiteouts() bool { return b.WH || b.Perm == RW }
+func (b Branch) Whiteouts() bool { return b.WH && !b.Overlay || b.Perm == RW }
 
 // Policies of aufs(5), "Policies to Select One among Multiple Writable Branches".
 const (
@@ -190,8 +205,8 @@ func ParseBranches(text string, first bool) ([]Branch, error) {
 func ParseBranch(text string, perm Perm) (Branch, error) {
 	b := Branch{Path: text, Perm: perm}
 	if i := strings.LastIndexByte(text, '='); i >= 0 {
-		if p, wh, err := parsePerm(text[i+1:]); err == nil {
-			b.Path, b.Perm, b.WH = text[:i], p, wh
+		if p, attr, err := parsePerm(text[i+1:]); err == nil {
+			b.Path, b.Perm, b.WH, b.Overlay = text[:i], p, attr == "wh", attr == "ovl"
 		} else if !strings.Contains(text[i+1:], "/") {
 			return Branch{}, err
 		}
@@ -211,16 +226,16 @@ func ParseBranch(text string, perm Perm) (Branch, error) {
 	return b, nil
 }
 
-func parsePerm(text string) (p Perm, wh bool, err error) {
+func parsePerm(text string) (p Perm, attr string, err error) {
 	word, attr, has := strings.Cut(text, "+")
 	p = Perm(word)
 	switch {
 	case p != RW && p != RO && p != RR:
-		return "", false, fmt.Errorf("%w: permission %q: known are rw, ro, rr, ro+wh, rr+wh", ErrOptions, text)
-	case has && (attr != "wh" || p == RW):
-		return "", false, fmt.Errorf("%w: permission %q: the attribute %q is not known for %s", ErrOptions, text, attr, p)
+		return "", "", fmt.Errorf("%w: permission %q: known are rw, ro, rr, and ro and rr with +wh or +ovl", ErrOptions, text)
+	case has && (attr != "wh" && attr != "ovl" || p == RW):
+		return "", "", fmt.Errorf("%w: permission %q: the attribute %q is not known for %s", ErrOptions, text, attr, p)
 	}
-	return p, has, nil
+	return p, attr, nil
 }
 
 // splitEscaped splits at sep; a backslash takes the next byte's meaning. The

@@ -26,10 +26,14 @@ type StateBranch struct {
 	Path string `json:"path"`
 	Perm Perm   `json:"perm"`
 	WH   bool   `json:"wh,omitempty"`
+	// Overlay as in Branch.
+	Overlay bool `json:"overlay,omitempty"`
 }
 
 // Branch is the branch as options have it.
-func (b StateBranch) Branch() Branch { return Branch{Path: b.Path, Perm: b.Perm, WH: b.WH} }
+func (b StateBranch) Branch() Branch {
+	return Branch{Path: b.Path, Perm: b.Perm, WH: b.WH, Overlay: b.Overlay}
+}
 
 // ErrNotMounted says that no union is mounted on a directory.
 var ErrNotMounted = errors.New("no union is mounted there")
@@ -89,3 +93,16 @@ func readAll(f *os.File) ([]byte, error) {
 	}
 	return buf[:n], err
 }
+
+// What a process that starts viv-union to serve, and not to start a server, says by its
+// environment and its descriptors.
+const (
+	// ReadyEnv: descriptor 3 hears Ready when the union is mounted, or NotReady and why not.
+	ReadyEnv = "_VIV_UNION_READY"
+	Ready    = "ready"
+	NotReady = "error "
+	// LifeEnv: the union is attached to no tree; Ready is followed by the number of the
+	// descriptor that leads to it, in the process that serves it. It ends when descriptor 4
+	// comes to its end.
+	LifeEnv = "_VIV_UNION_LIFE"
+)

@@ -82,9 +82,9 @@ func (c *checker) entry(dir string, e fs.DirEntry) error {
 		return err
 	}
 	switch {
-	case isOverlayWhiteout(c.s.Type, info):
+	case isOverlayWhiteout(c.s.spelling(c.i), info):
 		return c.whiteout(path, path)
-	case c.s.Type != AUFS || !strings.HasPrefix(name, aufs.Prefix):
+	case c.s.spelling(c.i) != AUFS || !strings.HasPrefix(name, aufs.Prefix):
 		if info.IsDir() {
 			return c.dir(path)
 		}

@@ -29,6 +29,9 @@ func (s Stack) Commit(ctx context.Context) error {
 	if err := s.notMounted(); err != nil {
 		return err
 	}
+	if s.spelling(0) != s.spelling(1) {
+		return fmt.Errorf("commit: %s and %s do not spell what is deleted in one way", s.Branches[0].Path, s.Branches[1].Path)
+	}
 	top, next := s.Branches[0].Path, s.Branches[1].Path
 	var a, b unix.Stat_t
 	if err := errors.Join(unix.Stat(top, &a), unix.Stat(next, &b)); err != nil {

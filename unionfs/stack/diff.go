@@ -56,7 +56,7 @@ func (s Stack) list(name string) ([]string, error) {
 			return nil, err
 		}
 		for _, e := range entries {
-			if s.Type != AUFS || !strings.HasPrefix(e.Name(), aufs.Prefix) {
+			if s.spelling(p.Branch) != AUFS || !strings.HasPrefix(e.Name(), aufs.Prefix) {
 				seen[e.Name()] = true
 			}
 		}
@@ -96,14 +96,14 @@ func (s Stack) diff(dir string, out *[]Change) error {
 	here := map[string]bool{}
 	for _, e := range entries {
 		name := e.Name()
-		if s.Type == AUFS && strings.HasPrefix(name, aufs.Prefix) {
+		if s.spelling(0) == AUFS && strings.HasPrefix(name, aufs.Prefix) {
 			continue // looked at below, with what it deletes
 		}
 		info, err := e.Info()
 		if err != nil {
 			return err
 		}
-		if isOverlayWhiteout(s.Type, info) {
+		if isOverlayWhiteout(s.spelling(0), info) {
 			continue
 		}
 		here[name] = true

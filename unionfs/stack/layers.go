@@ -133,7 +133,7 @@ func (w *layerWalk) dir(i int, dir string, under *entry) error {
 
 // whiteoutOf gives the name that an entry deletes.
 func (w *layerWalk) whiteoutOf(i int, name string, info fs.FileInfo) (string, bool) {
-	if w.s.Type == Overlay {
+	if w.s.spelling(i) == Overlay {
 		return name, isOverlayWhiteout(Overlay, info)
 	}
 	deleted, white := strings.CutPrefix(name, aufs.Prefix)

@@ -31,7 +31,7 @@ const (
 
 // Stack is the branches of a union, top-most first.
 type Stack struct {
-	Type     string // AUFS or Overlay: how whiteouts are spelled
+	Type     string // AUFS or Overlay: how whiteouts are spelled, but for a branch that says otherwise
 	Point    string // where it is mounted; "" if it is not
 	Branches []aufs.Branch
 }
@@ -208,6 +208,14 @@ func octal(s string) string {
 
 // hidden says that a name is AUFS's own, and part of no tree.
 func hidden(name string) bool { return strings.HasPrefix(name, aufs.Temp) }
+
+// spelling is how whiteouts on a branch are spelled.
+func (s Stack) spelling(i int) string {
+	if s.Branches[i].Overlay {
+		return Overlay
+	}
+	return s.Type
+}
 
 // names lists a directory's entries, sorted.
 func names(dir string) ([]os.DirEntry, error) {

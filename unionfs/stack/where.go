@@ -82,7 +82,7 @@ func (w *walker) branch(i int) error {
 			endsHere = true
 		}
 		info, err := os.Lstat(filepath.Join(dir, part))
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || err == nil && isOverlayWhiteout(w.s.Type, info) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || err == nil && isOverlayWhiteout(w.s.spelling(i), info) {
 			w.cut = w.cut || endsHere
 			return nil
 		}
@@ -145,7 +145,7 @@ func (w *walker) add(p Place) { w.places = append(w.places, p) }
 
 // whiteout says whether a branch deletes a name of one of its directories.
 func (s Stack) whiteout(i int, dir, name string) (bool, error) {
-	if s.Type == AUFS {
+	if s.spelling(i) == AUFS {
 		if !s.Branches[i].Whiteouts() {
 			return false, nil
 		}
@@ -168,7 +168,7 @@ func isOverlayWhiteout(kind string, info fs.FileInfo) bool {
 
 // opaque says whether a directory of a branch hides those of its name below.
 func (s Stack) opaque(i int, dir string) (bool, error) {
-	if s.Type == AUFS {
+	if s.spelling(i) == AUFS {
 		if !s.Branches[i].Whiteouts() {
 			return false, nil
 		}

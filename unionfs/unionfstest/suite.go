@@ -77,7 +77,7 @@ func makeLayers(t *testing.T) []string {
 	must(unix.Mknod(l(1, "gone"), unix.S_IFCHR, 0))
 	must(unix.Mknod(l(1, "gonedir"), unix.S_IFCHR, 0))
 	write(1, "opaque/new", "n")
-	must(unix.Setxattr(l(1, "opaque"), "trusted.overlay.opaque", []byte("y"), 0))
+	must(unix.Setxattr(l(1, "opaque"), opaqueAttr(), []byte("y"), 0))
 	write(1, "filetodir/f", "now a directory")
 	write(1, "dirtofile", "now a file")
 	write(2, "dir/two", "2")

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vivarium/internal/kernel"
 	"vivarium/unionfs/aufs"
 )
 
@@ -34,6 +35,25 @@ type freeSpace struct {
 }
 
 func (b *branch) writable() bool { return b.Perm == aufs.RW }
+
+// deleted tells whether a file of the branch is overlay's mark for a name that is deleted.
+func (b *branch) deleted(st *unix.Stat_t) bool {
+	return b.Overlay && st.Rdev == 0 && st.Mode&unix.S_IFMT == unix.S_IFCHR
+}
+
+// opaque tells whether a directory of the branch, opened with O_PATH, hides those below.
+func (b *branch) opaque(dir int) bool {
+	if !b.Overlay {
+		return b.Whiteouts() && exists(dir, aufs.Opaque)
+	}
+	attr := "trusted.overlay.opaque"
+	if kernel.InUserNamespace() {
+		attr = "user.overlay.opaque"
+	}
+	var v [1]byte
+	n, err := unix.Getxattr(procFD(dir), attr, v[:])
+	return err == nil && n == 1 && v[0] == 'y'
+}
 
 // openBranch opens the directory, and makes what AUFS keeps in the root of a
 // branch that is written to.

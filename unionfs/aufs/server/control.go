@@ -105,7 +105,7 @@ func (f *FS) State(failure string) aufs.State {
 	defer f.mu.RUnlock()
 	s := aufs.State{PID: os.Getpid(), Create: f.opts.Create, Copyup: f.opts.Copyup, UDBA: f.opts.UDBA, Open: f.opened.Load(), Failure: failure}
 	for _, b := range f.branches {
-		s.Branches = append(s.Branches, aufs.StateBranch{ID: b.id, Path: b.Path, Perm: b.Perm, WH: b.WH})
+		s.Branches = append(s.Branches, aufs.StateBranch{ID: b.id, Path: b.Path, Perm: b.Perm, WH: b.WH, Overlay: b.Overlay})
 	}
 	f.links.mu.RLock()
 	s.Links = len(f.links.byLower)

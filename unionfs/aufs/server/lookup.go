@@ -46,6 +46,11 @@ func (f *FS) findBelow(p *node, base string, from int) (object, error) {
 		var st unix.Stat_t
 		err = unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
 		switch {
+		case err == nil && ls[i].br.deleted(&st):
+			if !o.found {
+				o.white = ls[i]
+			}
+			return o, nil
 		case err == unix.ENOENT:
 			if ls[i].br.Whiteouts() && (more || o.found) && exists(fd, aufs.Prefix+base) {
 				if !o.found {
@@ -84,7 +89,7 @@ func (f *FS) findBelow(p *node, base string, from int) (object, error) {
 func (o *object) addLayer(fd int, base string, br *branch, more bool) (stop bool, err error) {
 	l := newLayer(br, -1)
 	o.layers = append(o.layers, l)
-	if !more || !br.Whiteouts() {
+	if !more || !br.Whiteouts() && !br.Overlay {
 		return false, nil
 	}
 	sub, err := openDir(fd, base)
@@ -92,7 +97,7 @@ func (o *object) addLayer(fd int, base string, br *branch, more bool) (stop bool
 		return false, err
 	}
 	l.fd.Store(int32(sub))
-	return exists(sub, aufs.Opaque) || exists(fd, aufs.Prefix+base), nil
+	return br.opaque(sub) || br.Whiteouts() && exists(fd, aufs.Prefix+base), nil
 }
 
 // release closes what was opened for an object that nobody takes over.

@@ -81,7 +81,7 @@ func (f *FS) isOpaque(p *node, l *layer) bool {
 		return false // nothing could be chosen below it
 	}
 	fd, err := f.dir(p, l)
-	return err == nil && l.br.Whiteouts() && exists(fd, aufs.Opaque)
+	return err == nil && l.br.opaque(fd)
 }
 
 func (f *FS) oneWritable() bool {

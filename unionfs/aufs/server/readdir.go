@@ -85,7 +85,7 @@ func (f *FS) list(n *node) ([]entry, error) {
 		if !last && hidden == nil {
 			hidden = make(map[string]bool, len(names))
 		}
-		out = mergeLayer(out, names, hidden, l.br, last)
+		out = mergeLayer(out, names, hidden, l.br, fd, last)
 		for j := range out {
 			if out[j].kind&translated == 0 {
 				out[j].ino, out[j].kind = f.ino(objectKey{l.br.dev, out[j].ino}), out[j].kind|translated
@@ -98,9 +98,16 @@ func (f *FS) list(n *node) ([]entry, error) {
 // translated marks an entry whose number is the union's already; DT_* are below.
 const translated = 0x80
 
-func mergeLayer(out, names []entry, hidden map[string]bool, br *branch, last bool) []entry {
+func mergeLayer(out, names []entry, hidden map[string]bool, br *branch, fd int, last bool) []entry {
 	var whites []string
 	for _, e := range names {
+		if br.Overlay && (e.kind == unix.DT_CHR || e.kind == unix.DT_UNKNOWN) {
+			var st unix.Stat_t
+			if unix.Fstatat(fd, e.base, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || br.deleted(&st) {
+				whites = append(whites, e.base)
+				continue
+			}
+		}
 		if reserved(e.base) {
 			if !last && br.Whiteouts() && !hasPrefix(e.base, aufs.Temp) {
 				whites = append(whites, e.base[len(aufs.Prefix):])
@@ -114,6 +121,9 @@ func mergeLayer(out, names []entry, hidden map[string]bool, br *branch, last boo
 			hidden[e.base] = true
 		}
 		out = append(out, e)
+	}
+	if last {
+		return out
 	}
 	for _, w := range whites {
 		hidden[w] = true

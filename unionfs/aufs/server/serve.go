@@ -19,7 +19,8 @@ import (
 type Mount struct {
 	fs     *FS
 	server *fuse.Server
-	point  string
+	point  string // or where the descriptor of one that is attached to no tree is found
+	tree   int    // that descriptor, or -1
 }
 
 // Start mounts a union on a directory. Serve must follow. It changes the umask of
@@ -29,6 +30,84 @@ func Start(opts aufs.Options, source, point string, debug bool) (*Mount, error) 
 	if err != nil {
 		return nil, fmt.Errorf("find mount point %s: %w", point, err)
 	}
+	f, err := prepare(opts)
+	if err != nil {
+		return nil, err
+	}
+	srv, err := fuse.NewServer(f, abs, mountOptions(opts, source, debug))
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("mount union on %s: %w", point, err)
+	}
+	m := &Mount{fs: f, server: srv, point: abs, tree: -1}
+	m.readAhead()
+	return m, nil
+}
+
+// StartDetached makes a union that is attached to no tree: Tree is all that leads to it. It is
+// otherwise as Start. Flags of the options are not looked at.
+func StartDetached(opts aufs.Options, source string, debug bool) (*Mount, error) {
+	f, err := prepare(opts)
+	if err != nil {
+		return nil, err
+	}
+	mo := mountOptions(opts, source, debug)
+	mo.DirectMountStrict = false // go-fuse has nothing to mount
+	dev, tree, err := mountDetached(source, mo.MaxWrite)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("mount union: %w", err)
+	}
+	srv, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", dev), mo)
+	if err != nil {
+		unix.Close(tree)
+		f.Close()
+		return nil, fmt.Errorf("mount union: %w", err)
+	}
+	m := &Mount{fs: f, server: srv, point: procFD(tree), tree: tree}
+	m.readAhead()
+	return m, nil
+}
+
+// mountDetached makes the connection to the kernel and the mount: with the options that
+// mount.fuse(8) gives, by fsopen(2).
+func mountDetached(source string, maxRead int) (dev, tree int, err error) {
+	if dev, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		return -1, -1, fmt.Errorf("open /dev/fuse: %w", err)
+	}
+	fs, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err == nil {
+		defer unix.Close(fs)
+		for _, p := range [][2]string{{"source", source}, {"subtype", "viv-union"}, {"fd", strconv.Itoa(dev)}, {"rootmode", "40000"},
+			{"user_id", strconv.Itoa(os.Geteuid())}, {"group_id", strconv.Itoa(os.Getegid())}, {"max_read", strconv.Itoa(maxRead)}} {
+			if err == nil {
+				err = unix.FsconfigSetString(fs, p[0], p[1])
+			}
+		}
+		for _, flag := range []string{"default_permissions", "allow_other"} {
+			if err == nil {
+				err = unix.FsconfigSetFlag(fs, flag)
+			}
+		}
+		if err == nil {
+			err = unix.FsconfigCreate(fs)
+		}
+		if err == nil {
+			tree, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+		}
+	}
+	if err != nil {
+		unix.Close(dev)
+		return -1, -1, err
+	}
+	return dev, tree, nil
+}
+
+// Tree is the descriptor of a union that is attached to no tree.
+func (m *Mount) Tree() int { return m.tree }
+
+// prepare opens the branches.
+func prepare(opts aufs.Options) (*FS, error) {
 	f, err := New(opts)
 	if err != nil {
 		return nil, err
@@ -40,14 +119,7 @@ func Start(opts aufs.Options, source, point string, debug bool) (*Mount, error) 
 		}
 	}
 	unix.Umask(0)
-	srv, err := fuse.NewServer(f, abs, mountOptions(opts, source, debug))
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("mount union on %s: %w", point, err)
-	}
-	m := &Mount{fs: f, server: srv, point: abs}
-	m.readAhead()
-	return m, nil
+	return f, nil
 }
 
 // readBytes is how much the kernel asks for at a time.
@@ -139,4 +211,9 @@ func (m *Mount) Serve() {
 
 // Detach takes the union out of the tree; Serve returns when nobody uses it any
 // more.
-func (m *Mount) Detach() error { return unix.Unmount(m.point, unix.MNT_DETACH) }
+func (m *Mount) Detach() error {
+	if m.tree >= 0 {
+		return unix.Close(m.tree)
+	}
+	return unix.Unmount(m.point, unix.MNT_DETACH)
+}
