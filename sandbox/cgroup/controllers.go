@@ -6,13 +6,11 @@ import (
 	"strings"
 )
 
-// wished are the v2 controllers that a container has if it can, for its figures
-// (stats) and for limits that are set later (update).
-var wished = [...]string{"cpu", "cpuset", "io", "memory", "pids"}
-
 // enableControllers makes the cgroups above the container's pass on its
 // controllers, and puts these writes before all others: without them the files
-// of the limits do not exist. What is passed on already is left alone.
+// of the limits do not exist. What is passed on already is left alone. A v2
+// container gets all that there are, if it can: for its figures (stats), for
+// limits that are set later (update), and to hand them on to cgroups of its own.
 func (c *compiler) enableControllers() {
 	h := c.layout.unified()
 	if h == nil {
@@ -23,10 +21,8 @@ func (c *compiler) enableControllers() {
 		want[name] = true
 	}
 	if c.layout.Mode() == V2 {
-		for _, name := range wished {
-			if slices.Contains(h.Controllers, name) && !want[name] {
-				want[name] = false
-			}
+		for _, name := range h.Controllers {
+			want[name] = want[name]
 		}
 	}
 	if len(want) == 0 {
