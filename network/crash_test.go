@@ -263,6 +263,28 @@ func TestLostTable(t *testing.T) {
 	}
 }
 
+// TestLinkWithoutBridge has an engine choose a subnet whose earlier bridge and records are gone,
+// while a container's link with the name of the first address is still there.
+func TestLinkWithoutBridge(t *testing.T) {
+	m := newManager(t)
+	_, before := attach(t, m, Request{ContainerID: "c"})
+	host, err := dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.close()
+	index, err := m.bridge().index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(deleteLink(host, index), os.RemoveAll(m.stateDir)); err != nil {
+		t.Fatal(err)
+	}
+	if _, after := attach(t, m, Request{ContainerID: "d"}); after.HostInterface != before.HostInterface {
+		t.Errorf("interface %s, before %s", after.HostInterface, before.HostInterface)
+	}
+}
+
 // TestSubnetAvoidsTheHost gives the host an address in the pool that an engine
 // takes first.
 func TestSubnetAvoidsTheHost(t *testing.T) {

@@ -250,15 +250,17 @@ func (b *batch) setHairpin(name string) {
 }
 
 // replace is create, after putting aside what an earlier owner of the address has
-// left: its pair is there until the kernel has taken down the old namespace.
+// left: its pair is there until the kernel has taken down the old namespace. It
+// is on this bridge, or on none if it was another engine's, whose bridge with the
+// same subnet is gone already.
 func (v *veth) replace(host *conn) error {
 	for range 3 {
 		err := v.create(host)
 		if !errors.Is(err, unix.EEXIST) {
 			return err
 		}
-		old, err := findPort(host, v.bridge, v.host)
-		if errors.Is(err, unix.ENODEV) {
+		old, master, err := findLink(host, v.host)
+		if errors.Is(err, unix.ENODEV) || err == nil && master != v.bridge && master != 0 {
 			continue // just gone, or it is the other end that exists
 		}
 		if err != nil {
@@ -407,6 +409,16 @@ func parsePort(body []byte) (found port, master int) {
 // findPort looks for a port of a bridge by name; the error is ENODEV if there
 // is no such link or it is no port of this bridge.
 func findPort(host *conn, bridge int, name string) (port, error) {
+	found, master, err := findLink(host, name)
+	if err == nil && master != bridge {
+		return port{}, fmt.Errorf("interface %s belongs to somebody else: %w", name, unix.ENODEV)
+	}
+	return found, err
+}
+
+// findLink looks for a link by name, and gives the index of the bridge that it is a
+// port of, or 0.
+func findLink(host *conn, name string) (found port, master int, err error) {
 	b := new(batch)
 	b.begin(unix.RTM_GETLINK, 0)
 	b.link(0, 0, 0)
@@ -414,13 +426,10 @@ func findPort(host *conn, bridge int, name string) (port, error) {
 	b.end()
 	body, err := host.get(b)
 	if err != nil {
-		return port{}, fmt.Errorf("find interface %s: %w", name, err)
+		return port{}, 0, fmt.Errorf("find interface %s: %w", name, err)
 	}
-	found, master := parsePort(body)
-	if master != bridge {
-		return port{}, fmt.Errorf("interface %s belongs to somebody else: %w", name, unix.ENODEV)
-	}
-	return found, nil
+	found, master = parsePort(body)
+	return found, master, nil
 }
 
 // ports lists the ports of a bridge.
