@@ -29,6 +29,11 @@ type options struct {
 	only   string
 	out    string
 	bin    string
+	// rootfs is the tar of a root file system for OCI bundles, where there are no engines
+	// to be measured, but the runtimes alone: in the machine with control groups v2.
+	rootfs string
+	// machine says whether that machine is booted after the other rows.
+	machine bool
 }
 
 func main() {
@@ -37,12 +42,22 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "run only rows whose name contains this")
 	flag.StringVar(&o.out, "out", "docs/BENCHMARKS.md", "where the table goes; empty writes none")
 	flag.StringVar(&o.bin, "bin", "bin", "where viv and viv-oci are")
+	flag.StringVar(&o.rootfs, "runtimes", "", "measure only the OCI runtimes, with the root file system of this tar")
+	flag.BoolVar(&o.machine, "v2", true, "measure the OCI runtimes in a virtual machine with control groups v2, too")
 	flag.Parse()
 	if err := start(o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
+
+// wants tells whether a row is asked for.
+func (o options) wants(r row) bool {
+	return strings.Contains(r.name, o.only) && (r.runtimes || o.rootfs == "")
+}
+
+// emulated tells whether a row is to be measured in the virtual machine, too.
+func (o options) emulated(r row) bool { return o.rootfs == "" && r.runtimes && o.wants(r) }
 
 // inside marks the process that has its own namespaces.
 const inside = "VIV_BENCH_INSIDE"
@@ -52,7 +67,10 @@ func start(o options) error {
 		return errors.New("needs root")
 	}
 	if os.Getenv(inside) == "" {
-		return enter()
+		if err := enter(); err != nil || !o.machine || !slices.ContainsFunc(new(bench).rows(), o.emulated) {
+			return err
+		}
+		return onV2(o)
 	}
 	if err := isolate(); err != nil {
 		return err
@@ -143,12 +161,18 @@ func (b *bench) run(o options) error {
 	if err != nil {
 		return err
 	}
-	if err := b.prepare(bin); err != nil {
+	if o.rootfs != "" {
+		b.rootfs = o.rootfs
+		err = b.prepareRuntimes(bin)
+	} else {
+		err = b.prepare(bin)
+	}
+	if err != nil {
 		return err
 	}
 	var done []result
 	for _, row := range b.rows() {
-		if o.only != "" && !strings.Contains(row.name, o.only) {
+		if !o.wants(row) {
 			continue
 		}
 		if b.stop.Load() {
@@ -166,7 +190,11 @@ func (b *bench) run(o options) error {
 	if o.out == "" {
 		return nil
 	}
-	return os.WriteFile(o.out, []byte(b.report(done)+b.traceTable(plain)), 0o644)
+	text := section(done)
+	if o.rootfs == "" {
+		text = b.report(done) + b.traceTable(plain)
+	}
+	return os.WriteFile(o.out, []byte(text), 0o644)
 }
 
 // cleanUp stops and removes all that was started, last first.

@@ -32,6 +32,8 @@ func ours(side string) bool { return strings.HasPrefix(side, "viv") }
 type row struct {
 	name string
 	unit string
+	// runtimes says that the sides are OCI runtimes, not engines.
+	runtimes bool
 	// targets are what Vivarium is to reach: peer -> factor of the peer's figure.
 	targets map[string]float64
 	measure func(b *bench) result

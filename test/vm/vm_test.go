@@ -152,13 +152,8 @@ func compile(t *testing.T, dir string, packages []pkg) (map[string]string, []pro
 		})
 	}
 	for _, name := range tools {
-		program, libraries := linked(t, name)
-		files["/usr/local/bin/"+name] = program
-		for _, file := range libraries {
-			var err error
-			if files[file], err = filepath.EvalSymlinks(file); err != nil {
-				t.Fatal(err)
-			}
+		if err := AddProgram(files, name); err != nil {
+			t.Fatal(err)
 		}
 	}
 	for _, from := range []string{"./cmd/viv", "./cmd/viv-oci", "./cmd/viv-monitor", "./test/blackbox/syscalls"} {
@@ -168,31 +163,6 @@ func compile(t *testing.T, dir string, packages []pkg) (map[string]string, []pro
 		files["/opt/viv/"+name] = program
 	}
 	return files, jobs
-}
-
-// linked returns where a program is on the host, and the libraries that it is
-// linked with, as ldd(1) lists them.
-func linked(t *testing.T, name string) (program string, libraries []string) {
-	t.Helper()
-	cmd := exec.Command("which", name)
-	cmd.Env = append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("find %s: %v (test/install-deps installs what tests need)", name, err)
-	}
-	program, err = filepath.EvalSymlinks(strings.TrimSpace(string(out)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, err = exec.Command("ldd", program).Output(); err != nil {
-		t.Fatalf("find the libraries of %s: %v", program, err)
-	}
-	for _, word := range strings.Fields(string(out)) {
-		if strings.HasPrefix(word, "/") {
-			libraries = append(libraries, word)
-		}
-	}
-	return program, libraries
 }
 
 func goBuild(t *testing.T, dir string, args ...string) {
