@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -410,6 +411,26 @@ func TestSignalsReach(t *testing.T) {
 			t.Errorf("%v: exit code %d, want 5", sig, code)
 		}
 	}
+}
+
+// TestSignalsAreNotInherited: what the caller ignores, as under nohup(1), is not ignored in the
+// container. (crun does so, too; runc does not.)
+func TestSignalsAreNotInherited(t *testing.T) {
+	ignored := []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTSTP, unix.SIGUSR1}
+	signal.Ignore(ignored...)
+	defer signal.Reset(ignored...)
+	grep := []string{"grep", "SigIgn", "/proc/self/status"}
+	b := newBox(t, sh(strings.Join(grep, " ")+"; sleep 1000")...)
+	c, out := b.start("run", "-b", b.bundle, b.id)
+	const want = "SigIgn:\t0000000000000000"
+	if got := readLine(t, out, "SigIgn"); got != want {
+		t.Errorf("run: %q, want %q", got, want)
+	}
+	if got := b.must(append([]string{"exec", b.id}, grep...)...); got != want+"\n" {
+		t.Errorf("exec: %q, want %q", got, want)
+	}
+	b.must("kill", b.id, "KILL")
+	wait(t, c)
 }
 
 func TestLifecycle(t *testing.T) {

@@ -173,11 +173,15 @@ type childArgs struct {
 	// as a number must not be on a stack: a stack may move.
 	pidfd int32
 	mask  [16]byte // a signal set with nothing in it
+	// action is what the kernel knows as a struct sigaction (<asm/signal.h>), for SIG_DFL.
+	action [32]byte
 }
 
 // fork clones the child. Signals are blocked around it, so that none of the
 // runtime's handlers runs in the child; it starts with none (CLONE_CLEAR_SIGHAND,
-// Linux 5.5) and unblocks them.
+// Linux 5.5) and unblocks them. Those that its caller ignores, as under nohup(1),
+// it would ignore, too, and could not even trap (POSIX, sh, "trap"): it takes
+// them back.
 //
 //go:norace
 //go:noinline
@@ -209,6 +213,9 @@ func (l *loaded) fork(s *slots, parentEnd int) (pid, pidfd int, e syscall.Errno)
 func childMain(c *childArgs) {
 	const setMask = 2 // SIG_SETMASK
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(&c.mask)), 0, 8, 0, 0)
+	for sig := uintptr(1); sig <= 64; sig++ { // that SIGKILL and SIGSTOP refuse is no matter
+		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&c.action)), 0, 8, 0, 0)
+	}
 	// With a copy of the parent's end the child would never see it close.
 	syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(c.parent), 0, 0)
 	n, e := run(c.ops, c.slots, c.base)
