@@ -11,6 +11,7 @@ import (
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"vivarium/bundle"
 	"vivarium/image"
 	"vivarium/image/build"
 	"vivarium/image/registry"
@@ -29,7 +30,11 @@ type BuildOptions struct {
 	Names          []string // that the image gets
 	Platforms      []string // os/arch[/variant]; several make an index of images; none: the host's
 	NoCache        bool
-	Pull           bool // ask the registry for newer base images
+	NoCacheFilter  []string          // stages that are built anew, by name or number
+	Annotations    map[string]string // of the image's manifest
+	ShmSize        int64             // bytes of /dev/shm of RUN; 0: 64 MiB
+	Ulimits        []bundle.Ulimit   // of RUN
+	Pull           bool              // ask the registry for newer base images
 	Network        string
 	ExtraHosts     []string
 	Allow          []string // network.host, security.insecure
@@ -52,17 +57,7 @@ type BuildOptions struct {
 
 // Build makes an image from a Dockerfile. A *build.Error tells the place in it.
 func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, error) {
-	o, err := opt.plain()
-	if err != nil {
-		return image.Image{}, err
-	}
-	if opt.Context != "" {
-		if o.Context, err = openDir(opt.Context); err != nil {
-			return image.Image{}, err
-		}
-		defer o.Context.Close()
-	}
-	closeDirs, err := opt.openContexts(&o)
+	o, closeDirs, err := opt.open()
 	defer closeDirs()
 	if err != nil {
 		return image.Image{}, err
@@ -76,7 +71,7 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	if err != nil {
 		return image.Image{}, err
 	}
-	w := &workshop{e: e}
+	w := &workshop{e: e, shmSize: opt.ShmSize, ulimits: opt.Ulimits}
 	if w.driver, err = e.driverNamed(name); err != nil {
 		return image.Image{}, err
 	}
@@ -118,10 +113,50 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 	return res.Image, nil
 }
 
+// CheckBuild gives what BuildKit's checks find in a Dockerfile, and builds nothing. Base
+// images count if they are there: none is pulled. It is an error where the Dockerfile says so
+// ("# check=error=true"), or if it could not be built.
+func (e *Engine) CheckBuild(ctx context.Context, opt BuildOptions) ([]*build.Warning, error) {
+	o, closeDirs, err := opt.open()
+	defer closeDirs()
+	if err != nil {
+		return nil, err
+	}
+	if o.Store, err = e.images(); err != nil {
+		return nil, err
+	}
+	o.Image = func(_ context.Context, ref string, p *ispec.Platform) (image.Image, error) {
+		return forPlatform(o.Store, ref, *p)
+	}
+	platforms, err := parsePlatforms(opt.Platforms)
+	if err != nil {
+		return nil, err
+	}
+	o.Platform = platforms[0]
+	return build.Check(ctx, o)
+}
+
+// open checks the options, and opens the directories of contexts.
+func (opt *BuildOptions) open() (o build.Options, closeAll func(), err error) {
+	closeAll = func() {}
+	if o, err = opt.plain(); err != nil {
+		return o, closeAll, err
+	}
+	if opt.Context != "" {
+		if o.Context, err = openDir(opt.Context); err != nil {
+			return o, closeAll, err
+		}
+		closeAll = func() { o.Context.Close() }
+	}
+	closeNamed, err := opt.openContexts(&o)
+	main := closeAll
+	return o, func() { closeNamed(); main() }, err
+}
+
 // plain checks the options and gives those that need no files.
 func (opt *BuildOptions) plain() (build.Options, error) {
 	o := build.Options{Dockerfile: opt.Dockerfile, DockerfileName: opt.DockerfileName, Target: opt.Target, BuildArgs: opt.BuildArgs,
-		Labels: opt.Labels, NoCache: opt.NoCache, Network: opt.Network, ExtraHosts: opt.ExtraHosts, Secrets: opt.Secrets, SSH: opt.SSH,
+		Labels: opt.Labels, NoCache: opt.NoCache, NoCacheFor: opt.NoCacheFilter, Annotations: opt.Annotations, Network: opt.Network, ExtraHosts: opt.ExtraHosts, Secrets: opt.Secrets, SSH: opt.SSH,
 		Epoch: opt.Epoch, Progress: opt.Progress, Contexts: map[string]build.Context{}}
 	switch {
 	case opt.SquashAll:

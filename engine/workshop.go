@@ -28,8 +28,11 @@ import (
 type workshop struct {
 	e      *Engine
 	driver unionfs.Driver
-	mu     sync.Mutex
-	rooms  map[string]*room
+	// shmSize and ulimits are those of all commands.
+	shmSize int64
+	ulimits []bundle.Ulimit
+	mu      sync.Mutex
+	rooms   map[string]*room
 }
 
 // room is what the commands with one kind of network share.
@@ -174,6 +177,7 @@ func (w *workshop) compile(ctx context.Context, m *room, c *build.Command) (*run
 	}
 	j := &run{e: w.e, fresh: true, image: &source{ID: workshopName, Lower: c.Layer.Lower}, c: &Container{ID: id, Name: workshopName}}
 	j.c.Options = commandOptions(c)
+	j.c.Options.HostConfig.ShmSize, j.c.Options.HostConfig.Ulimits = w.shmSize, w.ulimits
 	f, err := j.facts(ctx, j.c.Options, id)
 	if err != nil {
 		return nil, err

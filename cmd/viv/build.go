@@ -24,6 +24,10 @@ type buildFlags struct {
 	contexts, outputs          []string
 	cacheFrom, cacheTo         []string
 	quiet, push, load          bool
+	checkOnly, accepted        bool
+	call, metadata             string
+	annotations, ulimits       []string
+	shmSize                    sizeFlag
 }
 
 func newBuild(a *app) *cobra.Command {
@@ -41,6 +45,7 @@ func newBuild(a *app) *cobra.Command {
 	fs.StringArrayVar(&f.cacheFrom, "cache-from", nil, "external cache sources (e.g., \"user/app:cache\", \"type=local,src=path/to/dir\")")
 	fs.StringArrayVar(&f.cacheTo, "cache-to", nil, "cache export destinations (e.g., \"user/app:cache\", \"type=local,dest=path/to/dir\", \"type=inline\")")
 	fs.BoolVar(&o.NoCache, "no-cache", false, "do not use cache when building the image")
+	fs.StringSliceVar(&o.NoCacheFilter, "no-cache-filter", nil, "do not cache specified stages")
 	fs.BoolVar(&o.Squash, "squash", false, "squash newly built layers into a single new layer")
 	fs.BoolVar(&o.SquashAll, "squash-all", false, "squash all layers, those of the base image too, into a single new layer")
 	fs.BoolVar(&o.Pull, "pull", false, "always attempt to pull all referenced images")
@@ -55,12 +60,28 @@ func newBuild(a *app) *cobra.Command {
 	fs.StringArrayVarP(&f.outputs, "output", "o", nil, "output destination (format: 'type=image|registry|local|tar|oci|docker,dest=path,name=ref,push=true', or a directory)")
 	fs.BoolVar(&f.push, "push", false, "shorthand for '--output=type=registry'")
 	fs.BoolVar(&f.load, "load", false, "shorthand for '--output=type=docker': the image is put into the store")
+	fs.BoolVar(&f.checkOnly, "check", false, "shorthand for '--call=check'")
+	fs.StringVar(&f.call, "call", "build", "set method for evaluating build (build, check)")
+	fs.StringVar(&f.metadata, "metadata-file", "", "write build result metadata to a file")
+	fs.StringArrayVar(&f.annotations, "annotation", nil, "add annotation to the image")
+	fs.Var(&f.shmSize, "shm-size", "shared memory size for build containers")
+	fs.StringArrayVar(&f.ulimits, "ulimit", nil, "ulimit options (format: name=soft[:hard])")
+	for _, name := range []string{"rm", "force-rm"} { // containers of a build never stay
+		fs.BoolVar(&f.accepted, name, true, "accepted: a build leaves no containers")
+		_ = fs.MarkHidden(name)
+	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := f.read(a, &o, args[0]); err != nil {
 			return err
 		}
 		if err := errors.Join(f.readOutputs(&o), f.readCaches(&o)); err != nil {
 			return err
+		}
+		switch {
+		case f.checkOnly, f.call == "check", f.call == "lint":
+			return f.check(cmd.Context(), a, o)
+		case f.call != "build":
+			return usagef("invalid value %q of --call: it is build or check", f.call)
 		}
 		return f.withFiles(a, o.Outputs, func() error { return f.build(cmd.Context(), a, o) })
 	}
@@ -86,6 +107,11 @@ func (f *buildFlags) build(ctx context.Context, a *app, o engine.BuildOptions) e
 	if f.iidfile != "" && img.ID != "" {
 		if err := os.WriteFile(f.iidfile, []byte(img.ID), 0o644); err != nil {
 			return fmt.Errorf("write the image ID: %w", err)
+		}
+	}
+	if f.metadata != "" {
+		if err := writeMetadata(f.metadata, img); err != nil {
+			return err
 		}
 	}
 	switch {
@@ -125,6 +151,13 @@ func (f *buildFlags) read(a *app, o *engine.BuildOptions, where string) (err err
 	}
 	if o.Labels, err = pairsOf(f.labels, false); err != nil {
 		return usagef("--label: %v", err)
+	}
+	if o.Annotations, err = annotationsOf(f.annotations); err != nil {
+		return err
+	}
+	o.ShmSize = f.shmSize.n
+	if o.Ulimits, err = ulimitsOf(f.ulimits); err != nil {
+		return usagef("--ulimit: %v", err)
 	}
 	if o.Contexts, err = pairsOf(f.contexts, false); err != nil {
 		return usagef("--build-context: %v", err)

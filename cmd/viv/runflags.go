@@ -625,15 +625,20 @@ func (f *createFlags) readLimits() (err error) {
 	if h.PidsLimit = nil; f.fs.Changed("pids-limit") {
 		h.PidsLimit = &f.pidsLimit
 	}
-	h.Ulimits = nil
-	for _, s := range f.ulimit.args {
+	h.Ulimits, err = ulimitsOf(f.ulimit.args)
+	return err
+}
+
+// ulimitsOf reads --ulimit name=soft[:hard].
+func ulimitsOf(list []string) (out []bundle.Ulimit, err error) {
+	for _, s := range list {
 		u, err := bundle.ParseUlimit(s)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		h.Ulimits = append(h.Ulimits, u)
+		out = append(out, u)
 	}
-	return nil
+	return out, nil
 }
 
 func (f *createFlags) readDevices() error {

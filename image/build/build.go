@@ -41,15 +41,18 @@ type Options struct {
 	Target    string // a stage; empty: the last one
 	BuildArgs map[string]string
 	Labels    map[string]string
-	Names     []string // full names that the image gets
-	Platform  ocispec.Platform
+	// Annotations are put into the image's manifest.
+	Annotations map[string]string
+	Names       []string // full names that the image gets
+	Platform    ocispec.Platform
 
 	CacheFrom []CacheSource
 	CacheTo   []CacheTarget
 	// InlineCache puts into the image's config by which keys its layers are found.
 	InlineCache bool
 
-	NoCache bool // every step is carried out
+	NoCache    bool     // every step is carried out
+	NoCacheFor []string // those of these stages are, by name or number, and of those that need them
 	// Network is the network of RUN without --network: "default", "none" or "host".
 	Network    string
 	ExtraHosts []string // for RUN, as HOST:IP
@@ -162,7 +165,9 @@ type builder struct {
 	plan    *plan           // nil: all stages are carried out
 	begin   func(st *stage) // begins to carry a stage out, if that has not begun
 	dry     bool            // keys are made, and nothing is carried out; see makePlan
-	current *stage          // whose keys are made
+	// checking is for a dry run that looks at instructions and at no files.
+	checking bool
+	current  *stage // whose keys are made
 }
 
 // made is a layer of this build, or one that was found.
@@ -223,6 +228,9 @@ func (b *builder) read() (*stageDef, error) {
 // carryOutStages carries out what the target needs, and waits until all of it is packed.
 func (b *builder) carryOutStages(ctx context.Context, target *stageDef) (*stage, error) {
 	defer b.closeCaches()
+	if err := b.mustPass(ctx); err != nil {
+		return nil, err
+	}
 	if err := b.loadCaches(ctx); err != nil {
 		return nil, err
 	}
@@ -323,7 +331,7 @@ func (b *builder) makeLayer(ctx context.Context, s *step, key digest.Digest, low
 	b.order = append(b.order, m)
 	b.mu.Unlock()
 	defer close(m.ready)
-	if !b.o.NoCache {
+	if !s.noCache {
 		if b.find(ctx, m) {
 			close(m.sealed)
 			return m, nil

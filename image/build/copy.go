@@ -91,6 +91,9 @@ func (j *copying) setUp(sd instructions.SourcesAndDest, chmod string, exclude []
 // run makes the layer of the copy, or finds it.
 func (j *copying) run(ctx context.Context) error {
 	s := j.s
+	if err := j.lintIgnored(); err != nil || s.b.checking {
+		return err
+	}
 	st := s.begin(j.text)
 	cached, err := j.layer(ctx, st)
 	st.end(cached, err)
@@ -107,7 +110,7 @@ func (j *copying) layer(ctx context.Context, st *step) (cached bool, err error) 
 		return false, err
 	}
 	var key digest.Digest
-	if fast != "" && !s.b.o.NoCache {
+	if fast != "" && !st.noCache {
 		key = s.b.findAlias(fast)
 	}
 	var m *made
@@ -298,19 +301,8 @@ func (p *part) prepare(ctx context.Context, j *copying) (err error) {
 	if p.list, err = p.o.picks(ctx, want); err != nil {
 		return err
 	}
-	if p.o.ignore != nil && p.o.ignore.m != nil && len(p.list) == 1 && p.list[0].path != "" && p.o.ignore.leavesOut(p.list[0].path) {
-		f := &j.s.b.f.lint
-		(*f).Run(&linter.RuleCopyIgnoredFile, j.location, linter.RuleCopyIgnoredFile.Format(j.verb(), p.want))
-	}
 	p.sel, err = j.s.b.digestOf(ctx, p.o, p.list, func(k pick) layer.Filter { return p.o.filter(k, j.exclude) })
 	return err
-}
-
-func (j *copying) verb() string {
-	if j.add {
-		return "ADD"
-	}
-	return "COPY"
 }
 
 func (p *part) addTo(h *hasher) {
@@ -470,10 +462,10 @@ func (s *stage) doWorkdir(ctx context.Context, c *instructions.WorkdirCommand, l
 	if c.Path == "" {
 		return errors.New("WORKDIR requires a path")
 	}
-	if !path.IsAbs(c.Path) && !s.seen["WORKDIR"] && s.config.Config.WorkingDir == "" {
-		s.b.f.lint.Run(&linter.RuleWorkdirRelativePath, location, linter.RuleWorkdirRelativePath.Format(c.Path))
+	if !path.IsAbs(c.Path) && s.seen["WORKDIR"] == nil && s.config.Config.WorkingDir == "" {
+		s.lint.run(&linter.RuleWorkdirRelativePath, location, linter.RuleWorkdirRelativePath.Format(c.Path))
 	}
-	s.seen["WORKDIR"] = true
+	s.seen["WORKDIR"] = location
 	dir := s.abs(c.Path)
 	s.config.Config.WorkingDir = dir
 	by := "WORKDIR " + dir

@@ -32,10 +32,11 @@ type Event struct {
 
 // Warning is what one of BuildKit's checks found.
 type Warning struct {
-	Rule, Text, URL string
-	File            string
-	Line            int // 0: none
-	Excerpt         string
+	Rule, Description, Text, URL string
+
+	File       string
+	Line, Last int    // 0: none
+	Excerpt    string // of the file, with the lines marked
 }
 
 // reporter numbers steps, and lets one goroutine at a time speak.
@@ -74,6 +75,8 @@ type step struct {
 	name   string
 	began  time.Time
 	tail   tail
+	// noCache: it is carried out, whether the cache has it or not.
+	noCache bool
 }
 
 func (s *step) event(kind EventKind, data []byte, err error) {

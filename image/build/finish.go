@@ -131,7 +131,7 @@ func (s *stage) describe(layers []ocispec.Descriptor, diffIDs []digest.Digest) (
 	manifest, err := json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))},
-		Layers: layers,
+		Layers: layers, Annotations: b.o.Annotations,
 	})
 	if err != nil {
 		return Result{}, fmt.Errorf("encode manifest: %w", err)

@@ -25,7 +25,8 @@ type file struct {
 	lex    *shell.Lex
 	stages []*stageDef
 	global []instructions.ArgCommand // ARG before the first FROM
-	lint   *linter.Linter
+	args   *environment              // what FROM sees, and stages may take over
+	lint   checks
 	escape rune
 }
 
@@ -36,6 +37,7 @@ type stageDef struct {
 	base  *stageDef // of the same file; nil: an image or scratch
 	from  string    // the base as written, with arguments filled in
 	after []*stageDef
+	lint  checks // as comments above FROM want them
 }
 
 // parse reads a Dockerfile, and finds out what each stage needs of the others.
@@ -50,13 +52,13 @@ func parse(o *Options, warn func(*Warning)) (*file, error) {
 	}
 	f.escape = tree.EscapeToken
 	f.lex = shell.NewLex(tree.EscapeToken)
-	if err := f.setLint(warn); err != nil {
+	if err := f.setLint(o, warn); err != nil {
 		return nil, err
 	}
 	for _, w := range tree.Warnings {
-		f.lint.Run(&linter.RuleNoEmptyContinuation, rangeOf(w.Location), linter.RuleNoEmptyContinuation.Format())
+		f.lint.run(&linter.RuleNoEmptyContinuation, rangeOf(w.Location), linter.RuleNoEmptyContinuation.Format())
 	}
-	stages, global, err := instructions.Parse(tree.AST, f.lint)
+	stages, global, err := instructions.Parse(tree.AST, f.lint.Linter)
 	if err != nil {
 		return nil, f.at(noPrefix(err), nil)
 	}
@@ -92,45 +94,32 @@ func trimPrefix(msg string) string {
 	return msg
 }
 
-// setLint sets up BuildKit's checks, as the line "# check=" of the file has it.
-func (f *file) setLint(warn func(*Warning)) error {
-	cfg := &linter.Config{}
-	if check, _, _, ok := parser.ParseDirective("check", f.source); ok {
-		c, err := linter.ParseLintOptions(check)
-		if err != nil {
-			return f.at(fmt.Errorf("read the line # check=%s: %w", check, err), nil)
-		}
-		cfg = c
-	}
-	cfg.Warn = func(rule, _, url, text string, location []parser.Range) {
-		e := f.at(errors.New(text), location)
-		warn(&Warning{Rule: rule, Text: text, URL: url, File: f.name, Line: e.First, Excerpt: e.Excerpt()})
-	}
-	f.lint = linter.New(cfg)
-	return nil
-}
-
 // link resolves FROM and --from among the stages.
 func (f *file) link(stages []instructions.Stage, o *Options) error {
-	args, err := f.globalArgs(o)
-	if err != nil {
+	f.lintCasing(stages)
+	f.lintDefaults(stages, o)
+	var err error
+	if f.args, err = f.readGlobals(o); err != nil {
 		return err
 	}
 	for i, st := range stages {
-		d := &stageDef{Stage: st, index: i}
-		name, unset, err := f.lex.ProcessWord(st.BaseName, args)
+		d := &stageDef{Stage: st, index: i, lint: f.lint.under(st.Comments)}
+		name, unset, err := f.lex.ProcessWord(st.BaseName, f.args)
 		if err != nil {
 			return f.at(fmt.Errorf("failed to process arguments of FROM: %w", err), st.Location)
 		}
 		if name == "" {
 			return f.at(fmt.Errorf("base name (%s) should not be blank", st.BaseName), st.Location)
 		}
-		f.lintFrom(d, name, unset, o)
+		f.lintFrom(d, unset)
 		d.from = name
 		if st.Platform != "" {
-			if d.Platform, _, err = f.lex.ProcessWord(st.Platform, args); err != nil {
+			word, err := f.lex.ProcessWordWithMatches(st.Platform, f.args)
+			if err != nil {
 				return f.at(fmt.Errorf("failed to process arguments for platform %s: %w", st.Platform, err), st.Location)
 			}
+			f.lintPlatform(d, st.Platform, word)
+			d.Platform = word.Result
 			if d.Platform == "" {
 				return f.at(fmt.Errorf("empty platform value from expression %s", st.Platform), st.Location)
 			}
@@ -287,8 +276,8 @@ func platformString(p ocispec.Platform) string {
 	return s
 }
 
-// globalArgs are the arguments that FROM sees, and that stages may take over.
-func (f *file) globalArgs(o *Options) (*environment, error) {
+// readGlobals gives the arguments that FROM sees, and that stages may take over.
+func (f *file) readGlobals(o *Options) (*environment, error) {
 	env := newEnvironment(nil)
 	for k, v := range platformArgs(o.Platform, o.Target) {
 		env.set(k, v)
@@ -302,31 +291,12 @@ func (f *file) globalArgs(o *Options) (*environment, error) {
 			if a.Value == nil {
 				continue
 			}
-			v, unset, err := f.lex.ProcessWord(*a.Value, env)
+			v, _, err := f.lex.ProcessWord(*a.Value, env)
 			if err != nil {
 				return nil, f.at(fmt.Errorf("failed to process argument %s: %w", a.Key, err), f.global[i].Location())
-			}
-			for name := range unset {
-				f.lint.Run(&linter.RuleUndefinedArgInFrom, f.global[i].Location(), linter.RuleUndefinedArgInFrom.Format(name, ""))
 			}
 			env.set(a.Key, v)
 		}
 	}
 	return env, nil
-}
-
-// lintFrom runs those of BuildKit's checks that look at FROM.
-func (f *file) lintFrom(d *stageDef, name string, unset map[string]struct{}, o *Options) {
-	for arg := range unset {
-		f.lint.Run(&linter.RuleUndefinedArgInFrom, d.Location, linter.RuleUndefinedArgInFrom.Format(arg, ""))
-	}
-	if d.Name == "" {
-		return
-	}
-	if f.stage(d.Name, true) != nil {
-		f.lint.Run(&linter.RuleDuplicateStageName, d.Location, linter.RuleDuplicateStageName.Format(d.Name))
-	}
-	if d.Name == "scratch" || d.Name == "context" {
-		f.lint.Run(&linter.RuleReservedStageName, d.Location, linter.RuleReservedStageName.Format(d.Name))
-	}
 }

@@ -34,7 +34,7 @@ type inlineFiles struct {
 
 func (s *stage) doRun(ctx context.Context, c *instructions.RunCommand, location []parser.Range) error {
 	r := &running{s: s}
-	if err := r.setUp(c); err != nil {
+	if err := r.setUp(c); err != nil || s.b.checking {
 		return err
 	}
 	st := s.begin("RUN " + r.text)

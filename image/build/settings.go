@@ -24,7 +24,7 @@ func (s *stage) setting(c instructions.Command, location []parser.Range) error {
 		}
 		for _, kv := range c.Labels {
 			if kv.NoDelim {
-				s.b.f.lint.Run(&linter.RuleLegacyKeyValueFormat, location, linter.RuleLegacyKeyValueFormat.Format("LABEL"))
+				s.lint.run(&linter.RuleLegacyKeyValueFormat, location, linter.RuleLegacyKeyValueFormat.Format(c.Name()))
 			}
 			k.Labels[kv.Key] = kv.Value
 		}
@@ -33,12 +33,12 @@ func (s *stage) setting(c instructions.Command, location []parser.Range) error {
 		s.config.Author = c.Maintainer
 		s.remember("MAINTAINER "+c.Maintainer, nil)
 	case *instructions.CmdCommand:
-		s.once(c, location)
-		k.Cmd, s.cmdSet = s.commandLine(c.ShellDependantCmdLine, "CMD", location), true
+		s.lintOnce(c, location)
+		k.Cmd, s.cmdSet = s.commandLine(c.ShellDependantCmdLine, c.Name(), location), true
 		s.remember("CMD "+quoted(k.Cmd), nil)
 	case *instructions.EntrypointCommand:
-		s.once(c, location)
-		k.Entrypoint = s.commandLine(c.ShellDependantCmdLine, "ENTRYPOINT", location)
+		s.lintOnce(c, location)
+		k.Entrypoint = s.commandLine(c.ShellDependantCmdLine, c.Name(), location)
 		if !s.cmdSet {
 			k.Cmd = nil // one of the base image was meant for its own entry point
 		}
@@ -69,7 +69,7 @@ func (s *stage) setting(c instructions.Command, location []parser.Range) error {
 		k.Shell = c.Shell
 		s.remember("SHELL "+bracketed(c.Shell), nil)
 	case *instructions.HealthCheckCommand:
-		s.once(c, location)
+		s.lintOnce(c, location)
 		k.Healthcheck = c.Health
 		s.remember(strings.TrimSpace("HEALTHCHECK "+healthText(c)), nil)
 	case *instructions.OnbuildCommand:
@@ -81,21 +81,12 @@ func (s *stage) setting(c instructions.Command, location []parser.Range) error {
 	return nil
 }
 
-// once is the check that of some instructions a stage has one: the last one counts.
-func (s *stage) once(c instructions.Command, location []parser.Range) {
-	name := strings.ToUpper(c.Name())
-	if s.seen[name] {
-		s.b.f.lint.Run(&linter.RuleMultipleInstructionsDisallowed, location, linter.RuleMultipleInstructionsDisallowed.Format(name))
-	}
-	s.seen[name] = true
-}
-
 func (s *stage) commandLine(c instructions.ShellDependantCmdLine, name string, location []parser.Range) []string {
 	if !c.PrependShell {
 		return c.CmdLine
 	}
 	if len(s.config.Config.Shell) == 0 {
-		s.b.f.lint.Run(&linter.RuleJSONArgsRecommended, location, linter.RuleJSONArgsRecommended.Format(name))
+		s.lint.run(&linter.RuleJSONArgsRecommended, location, linter.RuleJSONArgsRecommended.Format(name))
 	}
 	return append(append([]string{}, s.shell()...), strings.Join(c.CmdLine, " "))
 }
@@ -104,7 +95,7 @@ func (s *stage) doEnv(c *instructions.EnvCommand, location []parser.Range) error
 	env := newEnvironment(s.config.Config.Env)
 	for _, kv := range c.Env {
 		if kv.NoDelim {
-			s.b.f.lint.Run(&linter.RuleLegacyKeyValueFormat, location, linter.RuleLegacyKeyValueFormat.Format("ENV"))
+			s.lint.run(&linter.RuleLegacyKeyValueFormat, location, linter.RuleLegacyKeyValueFormat.Format(c.Name()))
 		}
 		s.lintSecret("ENV", kv.Key, location)
 		env.set(kv.Key, kv.Value)
@@ -114,33 +105,11 @@ func (s *stage) doEnv(c *instructions.EnvCommand, location []parser.Range) error
 	return nil
 }
 
-// secretWords are parts of names that say that a value should not be in an image
-// (BuildKit, rule SecretsUsedInArgOrEnv).
-var secretWords = []string{"apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"}
-
-func (s *stage) lintSecret(instruction, name string, location []parser.Range) {
-	for _, part := range strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r == '_' || r == '-' }) {
-		if part == "public" {
-			return
-		}
-		for _, w := range secretWords {
-			if part == w {
-				s.b.f.lint.Run(&linter.RuleSecretsUsedInArgOrEnv, location, linter.RuleSecretsUsedInArgOrEnv.Format(instruction, name))
-				return
-			}
-		}
-	}
-}
-
 // proxyArgs may be given without ARG, are not in an image's history, and do not count
 // for the cache (docs.docker.com, Dockerfile reference, "Predefined ARGs").
 var proxyArgs = []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"}
 
 func (s *stage) doArg(c *instructions.ArgCommand, location []parser.Range) error {
-	global, err := s.b.f.globalArgs(s.b.o)
-	if err != nil {
-		return err
-	}
 	var said []string
 	for _, a := range c.Args {
 		s.lintSecret("ARG", a.Key, location)
@@ -149,7 +118,7 @@ func (s *stage) doArg(c *instructions.ArgCommand, location []parser.Range) error
 			value, known = *a.Value, true
 		}
 		if !known {
-			value, known = global.values[a.Key]
+			value, known = s.b.f.args.values[a.Key]
 		}
 		text := a.Key
 		if known {
@@ -181,9 +150,7 @@ func (s *stage) doExpose(c *instructions.ExposeCommand, location []parser.Range)
 		if err != nil {
 			return err
 		}
-		if _, proto, _ := strings.Cut(w, "/"); proto != strings.ToLower(proto) {
-			s.b.f.lint.Run(&linter.RuleExposeProtoCasing, location, linter.RuleExposeProtoCasing.Format(w))
-		}
+		s.lintPort(w, location)
 		for _, p := range ports {
 			k.ExposedPorts[p] = struct{}{}
 		}

@@ -8,12 +8,12 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -44,9 +44,11 @@ type stage struct {
 	args   *environment // ARG; ENV goes before it
 	cmdSet bool
 
+	noCache      bool
 	label        string // in front of its steps' names
 	count, total int
-	seen         map[string]bool // for checks: CMD and others that should be there once
+	lint         checks                    // as comments of the instruction at work want them
+	seen         map[string][]parser.Range // for checks: where CMD and others are, that should be there once
 }
 
 // layerRef is one layer of a stage.
@@ -69,7 +71,7 @@ func trees(layers []layerRef) []string {
 }
 
 func newStage(b *builder, d *stageDef, several bool) *stage {
-	s := &stage{b: b, def: d, lex: shell.NewLex(b.f.escape), done: make(chan struct{}), args: newEnvironment(nil), seen: map[string]bool{}}
+	s := &stage{b: b, def: d, lex: shell.NewLex(b.f.escape), done: make(chan struct{}), args: newEnvironment(nil), lint: d.lint, noCache: b.anew(d), seen: map[string][]parser.Range{}}
 	switch {
 	case d.Name != "":
 		s.label = d.Name + " "
@@ -86,6 +88,17 @@ func newStage(b *builder, d *stageDef, several bool) *stage {
 	return s
 }
 
+// anew tells whether a stage is to be carried out whatever the cache has: it is asked for, or
+// is made of such a one. The cache knows a step by what it is made from, not by what that came
+// to be this time.
+func (b *builder) anew(d *stageDef) bool {
+	return b.o.NoCache || slices.ContainsFunc(needed(d), func(d *stageDef) bool {
+		return slices.ContainsFunc(b.o.NoCacheFor, func(name string) bool {
+			return name != "" && (strings.EqualFold(name, d.Name) || name == strconv.Itoa(d.index))
+		})
+	})
+}
+
 func changesFiles(c instructions.Command) bool {
 	switch c.(type) {
 	case *instructions.RunCommand, *instructions.CopyCommand, *instructions.AddCommand, *instructions.WorkdirCommand:
@@ -97,7 +110,9 @@ func changesFiles(c instructions.Command) bool {
 // begin starts a step of this stage that users see.
 func (s *stage) begin(what string) *step {
 	s.count++
-	return s.b.report.begin(fmt.Sprintf("[%s%d/%d] %s", s.label, min(s.count, s.total), s.total, what))
+	st := s.b.report.begin(fmt.Sprintf("[%s%d/%d] %s", s.label, min(s.count, s.total), s.total, what))
+	st.noCache = s.noCache
+	return st
 }
 
 // run carries out the whole stage.
@@ -109,6 +124,7 @@ func (s *stage) run(ctx context.Context) error {
 		return err
 	}
 	for _, c := range s.def.Commands {
+		s.lint = s.b.f.lint.under(c.Comments())
 		if err := s.instruction(ctx, c, nil); err != nil {
 			return s.b.f.at(err, c.Location())
 		}
@@ -154,11 +170,15 @@ func (s *stage) base(ctx context.Context) error {
 	}
 	st := s.begin("FROM " + familiar(ref))
 	f, err := s.b.image(ctx, ref, &platform)
+	if s.b.checking && err != nil && ctx.Err() == nil {
+		f, err = &fetched{}, nil
+	}
 	st.end(err == nil, err)
 	if err != nil {
 		return err
 	}
 	s.chain, s.layers, s.config = f.chain, slices.Clone(f.layers), cloneConfig(f.config)
+	s.lintBase(platform)
 	return nil
 }
 
@@ -343,9 +363,7 @@ func (s *stage) expand(c instructions.Command, location []parser.Range) error {
 	if x, ok := c.(instructions.SupportsSingleWordExpansion); ok {
 		err := x.Expand(func(word string) (string, error) {
 			out, unset, err := s.lex.ProcessWord(word, env)
-			for name := range unset {
-				s.b.f.lint.Run(&linter.RuleUndefinedVar, location, linter.RuleUndefinedVar.Format(name, ""))
-			}
+			s.lintUndefined(c, env, unset, location)
 			return out, err
 		})
 		if err != nil {

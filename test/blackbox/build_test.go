@@ -735,6 +735,79 @@ func TestBuildContexts(t *testing.T) {
 	}
 }
 
+// TestBuildCheck: the checks alone, which build and pull nothing.
+func TestBuildCheck(t *testing.T) {
+	vivOnly(t, "the store is looked into")
+	e := testenv.Engine(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": "FROM nowhere.test/none\nRUN false\nCMD echo\n", "good": "FROM none\nRUN false\n",
+		"bad": "# check=error=true\nFROM scratch\nCMD echo\n"})
+	res := e.Viv("build", "--check", dir)
+	if res.Code != 1 || !strings.HasPrefix(res.Stdout, "Check complete, 1 warning has been found!\n\nWARNING: JSONArgsRecommended - https://docs.docker.com/") ||
+		!strings.Contains(res.Stdout, "   3 | >>> CMD echo\n") {
+		t.Error(res)
+	}
+	if res := e.Viv("build", "--call=check", "-f", dir+"/good", dir); res.Code != 0 || res.Stdout != "Check complete, no warnings found.\n" {
+		t.Error(res)
+	}
+	if res := e.Viv("build", "--call=nonsense", dir); res.Code == 0 {
+		t.Error(res)
+	}
+	const want = "lint violation found for rules: JSONArgsRecommended"
+	if res := e.Viv("build", "-f", dir+"/bad", dir); res.Code != 1 || !strings.Contains(res.Stderr, want) {
+		t.Error(res)
+	}
+	e.MustViv("build", "-q", "--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=all", "-f", dir+"/bad", dir)
+	if got := len(strings.Fields(e.MustViv("images", "-q"))); got != 1 {
+		t.Errorf("%d images", got)
+	}
+}
+
+// TestBuildFlags: flags of docker build that concern RUN, the cache and what is said of the result.
+func TestBuildFlags(t *testing.T) {
+	vivOnly(t, "the manifest is read from the store")
+	e := newBox(t)
+	dir := contextDir(t, map[string]string{"Dockerfile": "FROM box AS one\nRUN cat /proc/sys/kernel/random/uuid >/id\nFROM box\nCOPY --from=one /id /\n" +
+		"RUN ulimit -n >/limits; df -k /dev/shm | tail -1 >>/limits\n"})
+	meta := t.TempDir() + "/meta"
+	flags := []string{"build", "-q", "--ulimit", "nofile=77:88", "--shm-size", "32m", "--annotation", "a.b=c", "--annotation", "manifest:d=e", "--metadata-file", meta, "-t", "flags"}
+	first := e.MustViv(append(flags, dir)...)
+	if got := inImage(t, e, first, "cat /limits"); !strings.HasPrefix(got, "77") || !strings.Contains(got, " 32768 ") {
+		t.Errorf("limits of RUN: %q", got)
+	}
+	var m struct {
+		Config     string `json:"containerimage.config.digest"`
+		Digest     string `json:"containerimage.digest"`
+		Names      string `json:"image.name"`
+		Descriptor struct {
+			MediaType string
+			Size      int
+		} `json:"containerimage.descriptor"`
+	}
+	text, err := os.ReadFile(meta)
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Config != first || m.Names != "flags:latest" || m.Descriptor.MediaType == "" {
+		t.Errorf("metadata %+v, image %s", m, first)
+	}
+	manifest, err := os.ReadFile(e.Root + "/images/blobs/sha256/" + strings.TrimPrefix(m.Digest, "sha256:"))
+	if err != nil || len(manifest) != m.Descriptor.Size || !strings.Contains(string(manifest), `"annotations":{"a.b":"c","d":"e"}`) {
+		t.Errorf("manifest %s (%v)", manifest, err)
+	}
+	if again := e.MustViv(append(flags, dir)...); again != first {
+		t.Errorf("built again: %s, before %s", again, first)
+	}
+	if again := e.MustViv(append(flags, "--no-cache-filter", "one", dir)...); again == first {
+		t.Error("the stage that was not to be taken from the cache was")
+	}
+	if res := e.Viv("build", "--annotation", "index:a=b", dir); res.Code == 0 {
+		t.Error(res)
+	}
+}
+
 // TestBuildWarns: what BuildKit's checks find is said, and the build goes on.
 func TestBuildWarns(t *testing.T) {
 	vivOnly(t, "the format is ours")
