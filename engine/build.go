@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -22,7 +23,8 @@ import (
 type BuildOptions struct {
 	Dockerfile     []byte
 	DockerfileName string            // for messages
-	Context        string            // directory that COPY and ADD read; empty: none
+	Context        string            // directory that COPY and ADD read, or a URL (RemoteContext); empty: none
+	Input          io.Reader         // an archive of the context, or a Dockerfile, if Context is empty; may be nil
 	Contexts       map[string]string // named ones: a directory, or docker-image://REF
 	Target         string
 	BuildArgs      map[string]string
@@ -57,14 +59,17 @@ type BuildOptions struct {
 
 // Build makes an image from a Dockerfile. A *build.Error tells the place in it.
 func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, error) {
+	s, done, err := e.bring(ctx, &opt)
+	if err != nil {
+		return image.Image{}, err
+	}
+	defer done()
 	o, closeDirs, err := opt.open()
 	defer closeDirs()
 	if err != nil {
 		return image.Image{}, err
 	}
-	if o.Store, err = e.images(); err != nil {
-		return image.Image{}, err
-	}
+	o.Store = s
 	base := &baseImages{e: e, s: o.Store, opt: &opt}
 	o.Image = base.find
 	name, err := e.newDriver(ctx, false)
@@ -117,14 +122,17 @@ func (e *Engine) Build(ctx context.Context, opt BuildOptions) (image.Image, erro
 // images count if they are there: none is pulled. It is an error where the Dockerfile says so
 // ("# check=error=true"), or if it could not be built.
 func (e *Engine) CheckBuild(ctx context.Context, opt BuildOptions) ([]*build.Warning, error) {
+	s, done, err := e.bring(ctx, &opt)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	o, closeDirs, err := opt.open()
 	defer closeDirs()
 	if err != nil {
 		return nil, err
 	}
-	if o.Store, err = e.images(); err != nil {
-		return nil, err
-	}
+	o.Store = s
 	o.Image = func(_ context.Context, ref string, p *ispec.Platform) (image.Image, error) {
 		return forPlatform(o.Store, ref, *p)
 	}
@@ -134,6 +142,24 @@ func (e *Engine) CheckBuild(ctx context.Context, opt BuildOptions) ([]*build.War
 	}
 	o.Platform = platforms[0]
 	return build.Check(ctx, o)
+}
+
+// bring fetches a context that is no directory of this machine; done removes it.
+func (e *Engine) bring(ctx context.Context, opt *BuildOptions) (s *store.Store, done func(), err error) {
+	if s, err = e.images(); err != nil {
+		return nil, nil, err
+	}
+	if !RemoteContext(opt.Context) && (opt.Context != "" || opt.Input == nil) {
+		return s, func() {}, nil
+	}
+	t, err := s.Begin(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := opt.fetchContext(ctx, t); err != nil {
+		return nil, nil, errors.Join(err, t.Close())
+	}
+	return s, func() { t.Close() }, nil
 }
 
 // open checks the options, and opens the directories of contexts.

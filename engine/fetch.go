@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"iter"
 	"net/http"
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -81,35 +84,81 @@ func (w *watched) Close() error {
 }
 
 // cloneGit copies what URL[#REF[:SUBDIR]] names into an empty directory, with the git
-// of this machine.
-func cloneGit(ctx context.Context, url, dir string, keepGitDir bool, out io.Writer) error {
+// of this machine, and gives the directory that is meant in it. Its submodules come along, as
+// with BuildKit.
+func cloneGit(ctx context.Context, url, dir string, keepGitDir bool, out io.Writer) (string, error) {
 	base, frag, _ := strings.Cut(url, "#")
 	ref, sub, _ := strings.Cut(frag, ":")
-	if sub != "" {
-		return fmt.Errorf("ADD %s: a directory of a repository cannot be named: add all of it", url)
-	}
 	if strings.HasPrefix(base, "-") || strings.HasPrefix(ref, "-") {
-		return fmt.Errorf("ADD %s: this is no repository", url)
-	}
-	git := func(args ...string) error {
-		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
-		cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
-		cmd.Stdout, cmd.Stderr = out, out
-		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("git %s: %w", args[0], err)
-		}
-		return nil
+		return "", fmt.Errorf("%s: this is no repository", url)
 	}
 	if ref == "" {
 		ref = "HEAD"
 	}
-	for _, args := range [][]string{{"init", "-q"}, {"fetch", "-q", "--depth", "1", base, ref}, {"checkout", "-q", "FETCH_HEAD"}} {
-		if err := git(args...); err != nil {
-			return fmt.Errorf("ADD %s: %w", url, err)
+	for _, args := range [][]string{
+		{"init", "-q"}, {"fetch", "-q", "--depth", "1", "--", base, ref}, {"checkout", "-q", "FETCH_HEAD"},
+		{"submodule", "-q", "update", "--init", "--recursive", "--depth", "1"},
+	} {
+		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
+		cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
+		cmd.Stdout, cmd.Stderr = out, out
+		if err := cmd.Run(); err != nil {
+			return "", fmt.Errorf("%s: git %s: %w", url, args[0], err)
 		}
 	}
-	if keepGitDir {
-		return nil
+	if !keepGitDir {
+		if err := removeGitDirs(dir); err != nil {
+			return "", err
+		}
 	}
-	return os.RemoveAll(dir + "/.git")
+	return subdirectory(dir, sub)
+}
+
+// removeGitDirs removes what git itself keeps in a work tree and those of its submodules.
+func removeGitDirs(dir string) error {
+	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != ".git" {
+			return err
+		}
+		if err := os.RemoveAll(name); err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	})
+}
+
+// subdirectory finds a directory in a tree that others have made: links lead to nothing outside.
+func subdirectory(dir, sub string) (string, error) {
+	if sub == "" {
+		return dir, nil
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	name := strings.TrimPrefix(path.Clean("/"+sub), "/")
+	for at := range pathsTo(name) {
+		if st, err := root.Lstat(at); err != nil {
+			return "", fmt.Errorf("open the directory %s of the repository: %w", sub, err)
+		} else if !st.IsDir() {
+			return "", fmt.Errorf("open the directory %s of the repository: %s is no directory", sub, at)
+		}
+	}
+	return filepath.Join(dir, name), nil
+}
+
+// pathsTo gives a, a/b and a/b/c for a/b/c.
+func pathsTo(name string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range len(name) {
+			if name[i] == '/' && !yield(name[:i]) {
+				return
+			}
+		}
+		yield(name)
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -33,7 +32,7 @@ type buildFlags struct {
 func newBuild(a *app) *cobra.Command {
 	var o engine.BuildOptions
 	var f buildFlags
-	c := &cobra.Command{Use: "build [OPTIONS] PATH | -", Short: "Build an image from a Dockerfile", Args: exactArgs(1)}
+	c := &cobra.Command{Use: "build [OPTIONS] PATH | URL | -", Short: "Build an image from a Dockerfile", Args: exactArgs(1)}
 	fs := c.Flags()
 	fs.StringVarP(&f.file, "file", "f", "", "name of the Dockerfile (default: 'PATH/Dockerfile'), or - for standard input")
 	fs.StringArrayVarP(&o.Names, "tag", "t", nil, "name and optionally a tag (format: name:tag)")
@@ -130,18 +129,16 @@ func (f *buildFlags) read(a *app, o *engine.BuildOptions, where string) (err err
 	}
 	switch {
 	case where == "-":
-		o.Dockerfile, err = io.ReadAll(io.LimitReader(a.in, maxDockerfile+1))
-		o.DockerfileName = "Dockerfile"
+		o.Input, o.DockerfileName = a.in, f.file
+	case engine.RemoteContext(where) && f.file != "-":
+		o.Context, o.DockerfileName = where, f.file
 	case f.file == "-":
 		o.Context = where
-		o.Dockerfile, err = io.ReadAll(io.LimitReader(a.in, maxDockerfile+1))
+		o.Dockerfile, err = engine.ReadDockerfile(a.in)
 		o.DockerfileName = "Dockerfile"
 	default:
 		o.Context = where
 		err = f.readFile(o)
-	}
-	if err == nil && len(o.Dockerfile) > maxDockerfile {
-		err = fmt.Errorf("the Dockerfile has more than %d bytes", maxDockerfile)
 	}
 	if err != nil {
 		return err
@@ -182,9 +179,6 @@ func (f *buildFlags) read(a *app, o *engine.BuildOptions, where string) (err err
 	return nil
 }
 
-// maxDockerfile bounds a Dockerfile that is read.
-const maxDockerfile = 16 << 20
-
 // readFile reads the Dockerfile. The name of -f is looked for from here, as docker build does.
 func (f *buildFlags) readFile(o *engine.BuildOptions) error {
 	name := f.file
@@ -200,7 +194,7 @@ func (f *buildFlags) readFile(o *engine.BuildOptions) error {
 		return fmt.Errorf("failed to read dockerfile: %w", err)
 	}
 	defer file.Close()
-	o.Dockerfile, err = io.ReadAll(io.LimitReader(file, maxDockerfile+1))
+	o.Dockerfile, err = engine.ReadDockerfile(file)
 	return err
 }
 

@@ -15,12 +15,13 @@ import (
 	"vivarium/image/store"
 )
 
-func isURL(s string) bool {
-	return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") || isGit(s)
+// IsURL tells what ADD fetches: an address of the web, or of a git repository.
+func IsURL(s string) bool {
+	return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") || IsGit(s)
 }
 
-// isGit tells what ADD clones (docs.docker.com, Dockerfile reference, "ADD").
-func isGit(s string) bool {
+// IsGit tells what ADD clones (docs.docker.com, Dockerfile reference, "ADD").
+func IsGit(s string) bool {
 	base, _, _ := strings.Cut(s, "#")
 	return strings.HasPrefix(s, "git@") || strings.HasPrefix(s, "git://") || strings.HasPrefix(s, "ssh://") ||
 		(strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://")) && strings.HasSuffix(base, ".git")
@@ -53,8 +54,8 @@ func (j *copying) fetch(ctx context.Context, st *step, url string) (*part, error
 		return nil, err
 	}
 	p := &part{want: url, url: true}
-	if isGit(url) {
-		err = j.clone(ctx, st, url, dir)
+	if IsGit(url) {
+		dir, err = j.clone(ctx, st, url, dir)
 		p.want = ""
 	} else if p.name, err = j.download(ctx, url, dir); err == nil {
 		p.want = p.name
@@ -71,11 +72,15 @@ func (j *copying) fetch(ctx context.Context, st *step, url string) (*part, error
 	return p, nil
 }
 
-func (j *copying) clone(ctx context.Context, st *step, url, dir string) error {
+func (j *copying) clone(ctx context.Context, st *step, url, dir string) (string, error) {
 	if j.s.b.o.Clone == nil {
-		return fmt.Errorf("ADD %s: git repositories cannot be fetched here", url)
+		return "", fmt.Errorf("ADD %s: git repositories cannot be fetched here", url)
 	}
-	return j.s.b.o.Clone(ctx, url, dir, j.keepGit, st)
+	in, err := j.s.b.o.Clone(ctx, url, dir, j.keepGit, st)
+	if err != nil {
+		return "", fmt.Errorf("ADD %w", err)
+	}
+	return in, nil
 }
 
 // download writes the file that a URL names, with mode 0600, as ADD is defined.

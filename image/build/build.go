@@ -79,8 +79,9 @@ type Options struct {
 	Run func(ctx context.Context, c *Command) (int, error)
 	// Fetch reads a URL for ADD.
 	Fetch func(ctx context.Context, url string) (*Download, error)
-	// Clone copies a git repository into an empty directory for ADD.
-	Clone func(ctx context.Context, url, dir string, keepGitDir bool, out io.Writer) error
+	// Clone copies a git repository into an empty directory for ADD, and gives the
+	// directory in it that the URL means.
+	Clone func(ctx context.Context, url, dir string, keepGitDir bool, out io.Writer) (string, error)
 	// Progress hears of each step, never by two goroutines at once; may be nil.
 	Progress func(Event)
 	// Files, if not nil, gets the files of the result as a directory that is there

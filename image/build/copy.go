@@ -55,7 +55,7 @@ func (s *stage) doAdd(ctx context.Context, c *instructions.AddCommand, location 
 		if err != nil {
 			return fmt.Errorf("--checksum %q: %w", c.Checksum, err)
 		}
-		if j.checksum = d; len(c.SourcePaths) != 1 || !isURL(c.SourcePaths[0]) {
+		if j.checksum = d; len(c.SourcePaths) != 1 || !IsURL(c.SourcePaths[0]) {
 			return errors.New("checksum can't be specified for multiple or local sources")
 		}
 	}
@@ -203,7 +203,7 @@ func (j *copying) fromFiles(ctx context.Context, st *step) (*made, digest.Digest
 // fastKey is a key that needs no look at the files, where what they depend on is known;
 // else it is empty.
 func (j *copying) fastKey(ctx context.Context) (digest.Digest, error) {
-	if len(j.inline) > 0 || j.add && slices.ContainsFunc(j.sources, isURL) {
+	if len(j.inline) > 0 || j.add && slices.ContainsFunc(j.sources, IsURL) {
 		return "", nil
 	}
 	chain, local, err := j.s.b.chainOf(ctx, j.from)
@@ -224,7 +224,7 @@ func (j *copying) parts(ctx context.Context, st *step) (parts []*part, err error
 	s := j.s
 	var o *origin
 	for _, src := range j.sources {
-		if j.add && isURL(src) {
+		if j.add && IsURL(src) {
 			if s.b.dry {
 				return parts, errUnplanned
 			}

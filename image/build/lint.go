@@ -308,7 +308,7 @@ func (j *copying) lintIgnored() error {
 		verb = "Add"
 	}
 	for _, src := range j.sources {
-		if j.add && isURL(src) {
+		if j.add && IsURL(src) {
 			continue
 		}
 		if name := path.Clean(src); name != "." && name != "/" && rules.leavesOut(name) {
