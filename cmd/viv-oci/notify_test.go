@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"vivarium/sandbox/seccomp"
 )
 
 // agent answers for system calls, as runtime-spec, config-linux.md "Seccomp"
@@ -109,13 +112,23 @@ func (a *agent) notifications(fd int) {
 			flags   uint32
 		}
 		resp.id = *(*uint64)(unsafe.Pointer(&req[0]))
-		if nr := *(*int32)(unsafe.Pointer(&req[16])); nr == unix.SYS_MKDIR || nr == unix.SYS_MKDIRAT {
+		if slices.Contains(mkdirCalls(), *(*uint32)(unsafe.Pointer(&req[16]))) {
 			resp.err = -int32(unix.ENOMEDIUM)
 		} else {
 			resp.flags = goOn
 		}
 		unix.Syscall(unix.SYS_IOCTL, uintptr(fd), send, uintptr(unsafe.Pointer(&resp)))
 	}
+}
+
+// mkdirCalls are the calls that make directories here; not every architecture has mkdir.
+func mkdirCalls() (list []uint32) {
+	for _, name := range []string{"mkdir", "mkdirat"} {
+		if nr, ok := seccomp.Number(seccomp.Native(), name); ok {
+			list = append(list, nr)
+		}
+	}
+	return list
 }
 
 // TestNotify: the listener of a filter comes to the agent, whatever calls it stops.

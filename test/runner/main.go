@@ -149,6 +149,7 @@ func (r *run) lint() error {
 	}{
 		{"gofmt", append([]string{"gofmt", "-l"}, strings.Fields(files)...)},
 		{"go vet", []string{"go", "vet", "./..."}},
+		{"go vet for arm64", []string{"env", "GOARCH=arm64", "CGO_ENABLED=0", "go", "vet", "./..."}},
 		{"staticcheck", []string{"go", "tool", "staticcheck", "./..."}},
 	} {
 		out, err := r.output(step.argv[0], step.argv[1:]...)
