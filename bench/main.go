@@ -143,14 +143,15 @@ func (b *bench) run(o options) error {
 	if err != nil {
 		return err
 	}
-	if err := b.prepare(bin); err != nil {
-		return err
+	b.bin = bin
+	wanted := slices.DeleteFunc(b.rows(), func(r row) bool { return !strings.Contains(r.name, o.only) })
+	if slices.ContainsFunc(wanted, func(r row) bool { return r.engines }) {
+		if err := b.prepare(bin); err != nil {
+			return err
+		}
 	}
 	var done []result
-	for _, row := range b.rows() {
-		if o.only != "" && !strings.Contains(row.name, o.only) {
-			continue
-		}
+	for _, row := range wanted {
 		if b.stop.Load() {
 			return errors.New("interrupted")
 		}
