@@ -161,20 +161,20 @@ func (b *bench) run(o options) error {
 	if err != nil {
 		return err
 	}
-	if o.rootfs != "" {
+	b.bin = bin
+	wanted := slices.DeleteFunc(b.rows(), func(r row) bool { return !o.wants(r) })
+	switch {
+	case o.rootfs != "":
 		b.rootfs = o.rootfs
 		err = b.prepareRuntimes(bin)
-	} else {
+	case slices.ContainsFunc(wanted, func(r row) bool { return r.engines }):
 		err = b.prepare(bin)
 	}
 	if err != nil {
 		return err
 	}
 	var done []result
-	for _, row := range b.rows() {
-		if !o.wants(row) {
-			continue
-		}
+	for _, row := range wanted {
 		if b.stop.Load() {
 			return errors.New("interrupted")
 		}

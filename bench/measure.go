@@ -15,6 +15,7 @@ import (
 // bench is one run of all rows.
 type bench struct {
 	dir      string
+	bin      string
 	rounds   int
 	stop     atomic.Bool
 	cleanups []func() error
@@ -37,6 +38,8 @@ type row struct {
 	// targets are what Vivarium is to reach: peer -> factor of the peer's figure.
 	targets map[string]float64
 	measure func(b *bench) result
+	// engines says that the row needs the engines.
+	engines bool
 }
 
 // figure is what came out for one side of a row.

@@ -180,7 +180,7 @@ func (b *bench) versions() []string {
 		line, _, _ := strings.Cut(out, "\n")
 		found = append(found, line)
 	}
-	if b.viv.absent == "" {
+	if b.viv != nil && b.viv.absent == "" {
 		if out, err := output(b.viv.command("version", "--format", "{{.Client.Version}}")...); err == nil {
 			found = append(found, "viv "+out)
 		}

@@ -173,7 +173,10 @@ func (u *user) do(dir int, fn func() (string, error)) (string, error) {
 	return data, err
 }
 
+// end leaves the last directory first: a thread that is the process's first never ends (the Go
+// runtime parks it for good), and its working directory would keep the union busy.
 func (u *user) end() {
+	u.jobs <- func() { _ = unix.Chdir("/") }
 	close(u.jobs)
 	<-u.done
 }

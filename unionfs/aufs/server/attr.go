@@ -4,6 +4,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"vivarium/internal/sys"
 	"vivarium/unionfs/aufs"
 )
 
@@ -178,8 +179,33 @@ func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, attr string, dest []b
 		return 0, fuse.ENODATA
 	}
 	defer f.end()
-	size, err := f.onPath(n, func(path string) (int, error) { return unix.Getxattr(path, attr, dest) })
+	// The kernel asks this before the first write to each file.
+	if attr == capability && n.plain.Load() {
+		return 0, fuse.ENODATA
+	}
+	size, err := f.getXattr(n, attr, dest)
 	return uint32(max(size, 0)), fuse.ToStatus(err)
+}
+
+// capability is what a file may do for those who run it; writing to the file ends it.
+const capability = "security.capability"
+
+func (f *FS) getXattr(n *node, attr string, dest []byte) (int, error) {
+	dir, base, err := f.ref(n)
+	if err != nil {
+		return 0, err
+	}
+	if base != "" {
+		if size, err := sys.Getxattrat(dir, base, attr, dest); err != unix.ENOSYS {
+			return size, err
+		}
+	}
+	size := 0
+	err = throughPath(dir, base, func(path string) (err error) {
+		size, err = unix.Getxattr(path, attr, dest)
+		return err
+	})
+	return size, err
 }
 
 // ListXAttr lists the names of extended attributes.
@@ -238,8 +264,11 @@ func (f *FS) changeXattr(id uint64, attr string, fn func(path string) error) fus
 	if err := f.toChange(n, true); err != nil {
 		return fuse.ToStatus(err)
 	}
-	if attr == defaultACL {
+	switch attr {
+	case defaultACL:
 		n.inherits.Store(0)
+	case capability:
+		n.plain.Store(false)
 	}
 	dir, base, err := f.ref(n)
 	if err == nil {

@@ -132,7 +132,7 @@ func copyAttributes(srcDir int, src string, dstDir int, dst string, st *unix.Sta
 	}
 	// A change of owner removes what the file may do for those who run it.
 	if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Uid|st.Gid != 0 {
-		if err := copyXattr(srcDir, src, dstDir, dst, "security.capability"); err != nil {
+		if err := copyXattr(srcDir, src, dstDir, dst, capability); err != nil {
 			return err
 		}
 	}

@@ -122,6 +122,7 @@ func (f *FS) made(s *slot, st *unix.Stat_t, out *fuse.EntryOut) *node {
 		o.layers = []*layer{newLayer(s.l.br, -1)}
 	}
 	n := f.adopt(s.p, s.base, &o)
+	n.plain.Store(f.opts.UDBA == aufs.UDBANone)
 	f.fill(n, st, out)
 	return n
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"strconv"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -127,7 +128,41 @@ func (f *FS) startIO(n *node, fd int, flags uint32, out *fuse.OpenOut) {
 	}
 	out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 	n.open.cached++
+	if flags&unix.O_ACCMODE == unix.O_RDONLY {
+		f.giveContent(n, fd)
+	}
 }
+
+// storeUpTo is the size of files that are given to the kernel as a whole when they are opened,
+// which saves it from asking for the content.
+const storeUpTo = 64 << 10
+
+// contentKey identifies a file's content, as well as stat(2) can.
+type contentKey struct {
+	ino  uint64
+	size int64
+	when unix.Timespec
+}
+
+// giveContent puts a small file into the page cache of the union. n.mu is held.
+func (f *FS) giveContent(n *node, fd int) {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 || st.Size > storeUpTo {
+		return
+	}
+	key := contentKey{st.Ino, st.Size, st.Mtim}
+	if n.stored == key {
+		return // it is there, or the kernel needed the memory
+	}
+	buf := contentBuffers.Get().(*[storeUpTo]byte)
+	defer contentBuffers.Put(buf)
+	size, err := unix.Pread(fd, buf[:st.Size], 0)
+	if err == nil && int64(size) == st.Size && f.server.InodeNotifyStoreCache(n.id, 0, buf[:size]) == fuse.OK {
+		n.stored = key
+	}
+}
+
+var contentBuffers = sync.Pool{New: func() any { return new([storeUpTo]byte) }}
 
 // endsSetID tells whether writing may have to end setuid or setgid bits: the kernel
 // writes to a passed file with the server's rights, which leave them.

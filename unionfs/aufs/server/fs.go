@@ -25,6 +25,9 @@ const (
 	rootID    = fuse.FUSE_ROOT_ID
 	controlID = 1<<63 - 1 // node of the control file
 	forever   = 365 * 24 * time.Hour
+	// tick is short enough that the kernel believes attributes only until its clock's next tick:
+	// the stat(2) that has looked a name up need not ask again.
+	tick = time.Nanosecond
 )
 
 // FS is one union.

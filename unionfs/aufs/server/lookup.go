@@ -300,7 +300,7 @@ func (f *FS) fill(n *node, st *unix.Stat_t, out *fuse.EntryOut) {
 	f.attr(n, st, &out.Attr)
 	valid := f.valid(f.shownOn(n))
 	out.SetEntryTimeout(valid)
-	out.SetAttrTimeout(valid)
+	out.SetAttrTimeout(max(valid, tick))
 }
 
 // shownOn is the branch that shows the node.

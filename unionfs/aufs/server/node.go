@@ -27,6 +27,11 @@ type node struct {
 	misses   misses
 	// inherits remembers whether a directory has a default ACL.
 	inherits atomic.Int32
+	// plain says that a file was made here and has no capabilities, and that nobody gives it some
+	// directly on its branch.
+	plain atomic.Bool
+	// stored tells which content of a file was last given to the kernel when it was opened.
+	stored contentKey // under mu
 
 	// place is where a file is; replaced as a whole under mu.
 	place atomic.Pointer[place]
