@@ -55,6 +55,18 @@ func engineRows() []row {
 			name: "pull and unpack 336 MB in 5 layers", unit: "ms", measure: pull,
 			targets: map[string]float64{"docker": 0.25, "podman": 0.4},
 		},
+		{
+			name: "build of nine RUN steps, nothing cached", unit: "ms", measure: buildRuns(false),
+			targets: map[string]float64{"buildah": 1.0 / 3, "docker": 1.0 / 3, "buildkit": 1.0 / 3},
+		},
+		{
+			name: "build of nine RUN steps, all cached", unit: "ms", measure: buildRuns(true),
+			targets: map[string]float64{"buildah": 1.0 / 3, "docker": 1.0 / 3, "buildkit": 1.0 / 3},
+		},
+		{
+			name: "build with a context of 50,000 files, one changed", unit: "ms", measure: buildContext,
+			targets: map[string]float64{"buildah": 0.25, "docker": 0.25, "buildkit": 0.25},
+		},
 	}
 }
 

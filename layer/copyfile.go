@@ -3,6 +3,7 @@ package layer
 import (
 	"fmt"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,8 +57,14 @@ func copyRange(dst, src int, off, end int64) error {
 	return nil
 }
 
+const handBuffer = 256 << 10
+
+// copyBuffers are shared: most files are much smaller than a buffer, and there are many.
+var copyBuffers = sync.Pool{New: func() any { return new([handBuffer]byte) }}
+
 func copyByHand(dst, src int, off, end int64) error {
-	buf := make([]byte, 256<<10)
+	buf := copyBuffers.Get().(*[handBuffer]byte)
+	defer copyBuffers.Put(buf)
 	for off < end {
 		n, err := unix.Pread(src, buf[:min(int64(len(buf)), end-off)], off)
 		if err != nil {
@@ -81,23 +88,44 @@ func copyByHand(dst, src int, off, end int64) error {
 // followed), without those of the union file system.
 func listXattrs(dirfd int, base string) (map[string]string, error) {
 	p := procPath(dirfd, base)
-	size, err := unix.Llistxattr(p, nil)
-	if err == unix.ENOTSUP || (err == nil && size == 0) {
-		return nil, nil
+	names, err := xattrNames(func(b []byte) (int, error) { return unix.Llistxattr(p, b) }, base)
+	if err != nil || len(names) == 0 {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("list attributes of %q: %w", base, err)
+	return xattrValues(names, base, func(name string, b []byte) (int, error) { return unix.Lgetxattr(p, name, b) })
+}
+
+// xattrNames lists attributes by one of the calls of listxattr(2). Most files have none, or
+// few, so one call does.
+func xattrNames(list func([]byte) (int, error), base string) ([]string, error) {
+	var room [128]byte
+	buf := room[:]
+	for {
+		n, err := list(buf)
+		switch {
+		case err == unix.ERANGE:
+			if n, err = list(nil); err == nil {
+				buf = make([]byte, n+256)
+				continue
+			}
+		case err == unix.ENOTSUP || err == nil && n == 0:
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list attributes of %q: %w", base, err)
+		}
+		return strings.Split(strings.TrimRight(string(buf[:n]), "\x00"), "\x00"), nil
 	}
-	names := make([]byte, size)
-	if size, err = unix.Llistxattr(p, names); err != nil {
-		return nil, fmt.Errorf("list attributes of %q: %w", base, err)
-	}
+}
+
+// xattrValues reads the attributes that are not the union file system's.
+func xattrValues(names []string, base string, get func(string, []byte) (int, error)) (map[string]string, error) {
 	out := make(map[string]string)
-	for _, name := range strings.Split(strings.TrimRight(string(names[:size]), "\x00"), "\x00") {
+	for _, name := range names {
 		if name == "" || hiddenXattr(name) {
 			continue
 		}
-		value, err := getXattr(p, name)
+		value, err := getXattr(name, get)
 		if err == unix.ENODATA {
 			continue // gone since it was listed
 		}
@@ -109,12 +137,12 @@ func listXattrs(dirfd int, base string) (map[string]string, error) {
 	return out, nil
 }
 
-func getXattr(p, name string) (string, error) {
+func getXattr(name string, get func(string, []byte) (int, error)) (string, error) {
 	buf := make([]byte, 256)
 	for {
-		n, err := unix.Lgetxattr(p, name, buf)
+		n, err := get(name, buf)
 		if err == unix.ERANGE {
-			if n, err = unix.Lgetxattr(p, name, nil); err == nil {
+			if n, err = get(name, nil); err == nil {
 				buf = make([]byte, n+64)
 				continue
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sort"
 	"time"
 
@@ -92,7 +93,11 @@ func (p *packer) parents(v *View, name string) error {
 		return err
 	}
 	_, base := splitName(dirName)
-	hdr, err := p.fileHeader(e.parent, base, dirName+"/", &e.st)
+	xattrs, err := listXattrs(e.parent, base)
+	if err != nil {
+		return err
+	}
+	hdr, err := p.fileHeader(e.parent, base, dirName+"/", &e.st, xattrs)
 	if err != nil {
 		return err
 	}
@@ -250,18 +255,17 @@ func (p *packer) directory(dirfd int, base, name string, st *unix.Stat_t, at *sp
 		return fmt.Errorf("open directory %q: %w", name, err)
 	}
 	defer unix.Close(fd)
-	hdr, err := p.fileHeader(dirfd, base, name+"/", st)
+	xattrs, err := p.xattrs(fd, name)
+	if err != nil {
+		return err
+	}
+	hdr, err := p.fileHeader(dirfd, base, name+"/", st, xattrs)
 	if err != nil {
 		return err
 	}
 	hdr.Typeflag = tar.TypeDir
 	if p.up != nil {
 		p.dirs[name] = true
-	}
-	if p.layer {
-		if err := refuseRedirect(dirfd, base, name); err != nil {
-			return err
-		}
 	}
 	if at != nil {
 		return p.changedDir(fd, hdr, p.up.inside(at, base, st))
@@ -318,16 +322,22 @@ func isKernelTree(fd int) bool {
 // mqueueMagic is MQUEUE_MAGIC of the kernel's ipc/mqueue.c.
 const mqueueMagic = 0x19800202
 
-// refuseRedirect refuses files whose content overlay would take from another
+// redirects are attributes of files whose content overlay would take from another
 // name: Diff would write a layer that lacks it.
-func refuseRedirect(dirfd int, base, name string) error {
-	path := procPath(dirfd, base)
-	for _, attr := range []string{"trusted.overlay.redirect", "trusted.overlay.metacopy", "user.overlay.redirect", "user.overlay.metacopy"} {
-		if _, err := unix.Lgetxattr(path, attr, nil); err == nil {
-			return fmt.Errorf("read %q: it carries %s, so its content is in another layer; mount with redirect_dir=off and metacopy=off", name, attr)
+var redirects = []string{"trusted.overlay.redirect", "trusted.overlay.metacopy", "user.overlay.redirect", "user.overlay.metacopy"}
+
+// xattrs reads the attributes of an open file.
+func (p *packer) xattrs(fd int, name string) (map[string]string, error) {
+	names, err := xattrNames(func(b []byte) (int, error) { return unix.Flistxattr(fd, b) }, name)
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	for _, attr := range redirects {
+		if p.layer && slices.Contains(names, attr) {
+			return nil, fmt.Errorf("read %q: it carries %s, so its content is in another layer; mount with redirect_dir=off and metacopy=off", name, attr)
 		}
 	}
-	return nil
+	return xattrValues(names, name, func(attr string, b []byte) (int, error) { return unix.Fgetxattr(fd, attr, b) })
 }
 
 func (p *packer) regular(dirfd int, base, name string) error {
@@ -344,10 +354,9 @@ func (p *packer) regular(dirfd int, base, name string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fmt.Errorf("read %q: it was exchanged while it was read", name)
 	}
-	if p.layer {
-		if err := refuseRedirect(dirfd, base, name); err != nil {
-			return err
-		}
+	xattrs, err := p.xattrs(fd, name)
+	if err != nil {
+		return err
 	}
 	if st.Nlink > 1 {
 		id := inode{st.Dev, st.Ino}
@@ -360,7 +369,7 @@ func (p *packer) regular(dirfd int, base, name string) error {
 		}
 		p.links[id] = name
 	}
-	hdr, err := p.fileHeader(dirfd, base, name, &st)
+	hdr, err := p.fileHeader(dirfd, base, name, &st, xattrs)
 	if err != nil {
 		return err
 	}
@@ -402,7 +411,11 @@ func (p *packer) content(fd int, name string, size int64) error {
 }
 
 func (p *packer) special(dirfd int, base, name string, st *unix.Stat_t) error {
-	hdr, err := p.fileHeader(dirfd, base, name, st)
+	xattrs, err := listXattrs(dirfd, base)
+	if err != nil {
+		return err
+	}
+	hdr, err := p.fileHeader(dirfd, base, name, st, xattrs)
 	if err != nil {
 		return err
 	}
@@ -438,7 +451,7 @@ func mtime(st *unix.Stat_t) time.Time {
 }
 
 // fileHeader takes the attributes that every kind of file has.
-func (p *packer) fileHeader(dirfd int, base, name string, st *unix.Stat_t) (*tar.Header, error) {
+func (p *packer) fileHeader(dirfd int, base, name string, st *unix.Stat_t, xattrs map[string]string) (*tar.Header, error) {
 	t, err := p.time(dirfd, base, st)
 	if err != nil {
 		return nil, fmt.Errorf("set time of %q: %w", name, err)
@@ -446,10 +459,6 @@ func (p *packer) fileHeader(dirfd int, base, name string, st *unix.Stat_t) (*tar
 	hdr := &tar.Header{
 		Name: name, Mode: int64(st.Mode & 0o7777),
 		Uid: int(st.Uid), Gid: int(st.Gid), ModTime: t, Format: tar.FormatPAX,
-	}
-	xattrs, err := listXattrs(dirfd, base)
-	if err != nil {
-		return nil, err
 	}
 	for k, v := range xattrs {
 		if k == "security.selinux" {

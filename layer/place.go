@@ -27,6 +27,21 @@ type PlaceOptions struct {
 	Filter Filter
 	// Seen, if not nil, is called with each file before it is copied.
 	Seen func(*WalkEntry) error
+	// Upper, if not nil, is the directory that dst writes to, which is an overlay or this
+	// directory itself. What is in a directory that the copy itself has made is written
+	// there, beside the overlay: it has not looked into it yet, and is slow.
+	Upper *os.File
+	// Earlier, if not nil, is a tree that the same copy made at another time, and that
+	// nobody writes to. Needs Upper.
+	Earlier *Earlier
+}
+
+// Earlier has files that need not be copied again: they get a hard link.
+type Earlier struct {
+	Tree *os.File
+	// Same tells of a regular file whether it is what it was at that time, so that its
+	// copy is in the tree.
+	Same func(*WalkEntry) bool
 }
 
 // Place copies a file or the content of a directory from one root into another.
@@ -81,6 +96,7 @@ type placer struct {
 	cache *dirCache
 	open  []placedDir // from the top down to where the walk is
 	links map[inode]string
+	at    string // where the top of the tree went, if that is a directory
 }
 
 // placedDir is a directory that is being filled.
@@ -88,13 +104,59 @@ type placedDir struct {
 	rel   string
 	fd    int
 	times *[2]unix.Timespec // given to it when it is full; nil: it was there
+	// fresh says that it is the copy's own, and fd is opened below Upper.
+	fresh   bool
+	earlier int // the same directory of Earlier, or -1
+}
+
+func (d *placedDir) close() {
+	unix.Close(d.fd)
+	if d.earlier >= 0 {
+		unix.Close(d.earlier)
+	}
 }
 
 func (p *placer) closeAll() {
-	for _, d := range p.open {
-		unix.Close(d.fd)
+	for i := range p.open {
+		p.open[i].close()
 	}
 	p.open = nil
+}
+
+// enter notes a directory that the copy has come to, opened as fd, which it owns. made
+// says that it was not there. It tells by what descriptor to write to it.
+func (p *placer) enter(e *WalkEntry, fd int, made bool) int {
+	d := placedDir{rel: e.Rel, fd: fd, earlier: -1}
+	name := joinName(p.at, e.Rel)
+	if n := len(p.open); n > 0 {
+		_, base := splitName(e.Rel)
+		d.fresh = p.open[n-1].fresh
+		if above := p.open[n-1].earlier; above >= 0 {
+			d.earlier = openDirAt(above, base, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+		}
+	} else if p.opts.Earlier != nil {
+		d.earlier = openDirAt(int(p.opts.Earlier.Tree.Fd()), name, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+	}
+	if made && !d.fresh && p.opts.Upper != nil {
+		if own := openDirAt(int(p.opts.Upper.Fd()), name, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS); own >= 0 {
+			unix.Close(fd)
+			d.fd, d.fresh = own, true
+		}
+	}
+	p.open = append(p.open, d)
+	return d.fd
+}
+
+// openDirAt opens a directory, or gives -1.
+func openDirAt(dirfd int, name string, resolve uint64) int {
+	if name == "" {
+		name = "."
+	}
+	fd, err := unix.Openat2(dirfd, name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve})
+	if err != nil {
+		return -1
+	}
+	return fd
 }
 
 func (p *placer) makeDir(parent *dirRef, base string) error {
@@ -124,15 +186,12 @@ func (p *placer) top(e *WalkEntry, unsafeDst string) error {
 		if err != nil {
 			return fmt.Errorf("open %q: %w", unsafeDst, err)
 		}
-		d := placedDir{fd: fd}
+		p.at = dir.path
+		fd = p.enter(e, fd, fresh)
 		if fresh {
-			d.times = timesOf(&e.Stat)
-			if err := p.meta(e, fd, "."); err != nil {
-				unix.Close(fd)
-				return err
-			}
+			p.open[0].times = timesOf(&e.Stat)
+			return p.meta(e, fd, ".")
 		}
-		p.open = append(p.open, d)
 		return nil
 	}
 	parent, base, err := p.parentOf(unsafeDst)
@@ -176,11 +235,13 @@ func (p *placer) below(e *WalkEntry) error {
 	if len(p.open) == 0 {
 		return fmt.Errorf("copy %q: its directory was left out", e.Rel)
 	}
-	parent := p.open[len(p.open)-1].fd
+	in := &p.open[len(p.open)-1]
+	parent := in.fd
 	if !e.IsDir() {
-		return p.file(e, parent, base)
+		return p.inside(e, in, base)
 	}
 	err := unix.Mkdirat(parent, base, 0o700)
+	made := err == nil
 	if err != nil && err != unix.EEXIST {
 		return fmt.Errorf("make directory %q: %w", e.Rel, err)
 	}
@@ -191,7 +252,8 @@ func (p *placer) below(e *WalkEntry) error {
 	if err != nil {
 		return fmt.Errorf("open directory %q: %w", e.Rel, err)
 	}
-	p.open = append(p.open, placedDir{rel: e.Rel, fd: fd, times: timesOf(&e.Stat)})
+	fd = p.enter(e, fd, made)
+	p.open[len(p.open)-1].times = timesOf(&e.Stat)
 	return p.meta(e, fd, ".")
 }
 
@@ -207,7 +269,7 @@ func (p *placer) popTo(rel string, all bool) error {
 		if d.times != nil {
 			err = unix.UtimesNanoAt(d.fd, ".", d.times[:], 0)
 		}
-		unix.Close(d.fd)
+		d.close()
 		if err != nil {
 			return fmt.Errorf("set times of %q: %w", d.rel, err)
 		}
@@ -216,6 +278,42 @@ func (p *placer) popTo(rel string, all bool) error {
 }
 
 func timesOf(st *unix.Stat_t) *[2]unix.Timespec { return &[2]unix.Timespec{st.Atim, st.Mtim} }
+
+// inside copies anything but a directory into one that is open. What nothing can be in the
+// way of, and was copied before, is linked.
+func (p *placer) inside(e *WalkEntry, d *placedDir, base string) error {
+	if !d.fresh {
+		return p.file(e, d.fd, base)
+	}
+	if e.Stat.Mode&unix.S_IFMT == unix.S_IFSOCK {
+		return nil
+	}
+	if done, err := p.linked(e, d.fd, base); done || err != nil {
+		return err
+	}
+	if p.linkEarlier(e, d, base) {
+		return nil
+	}
+	return p.anew(e, d.fd, base)
+}
+
+// linkEarlier takes a file over from the earlier copy, if it is there with all that this
+// copy would give it.
+func (p *placer) linkEarlier(e *WalkEntry, d *placedDir, base string) bool {
+	if d.earlier < 0 || !e.IsFile() || !p.opts.Earlier.Same(e) {
+		return false
+	}
+	var st unix.Stat_t
+	if unix.Fstatat(d.earlier, base, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return false
+	}
+	want := p.looks(e)
+	if st.Mode != want.Mode || st.Uid != want.Uid || st.Gid != want.Gid || st.Size != want.Size || st.Mtim != want.Mtim {
+		return false
+	}
+	// It fails where a file has as many links as the file system can count (EMLINK).
+	return unix.Linkat(d.earlier, base, d.fd, base, 0) == nil
+}
 
 // file copies anything but a directory.
 func (p *placer) file(e *WalkEntry, dir int, base string) error {
@@ -237,6 +335,11 @@ func (p *placer) file(e *WalkEntry, dir int, base string) error {
 	if done, err := p.linked(e, dir, base); done || err != nil {
 		return err
 	}
+	return p.anew(e, dir, base)
+}
+
+// anew copies a file to a name that is free.
+func (p *placer) anew(e *WalkEntry, dir int, base string) error {
 	if err := copyContent(e, dir, base); err != nil {
 		return err
 	}
@@ -255,10 +358,15 @@ func (p *placer) linked(e *WalkEntry, dir int, base string) (bool, error) {
 		return false, nil
 	}
 	firstDir, firstBase := splitName(first)
+	top := p.open[0].fd
+	if p.open[len(p.open)-1].fresh && !p.open[0].fresh {
+		// A name of the overlay and one beside it cannot be linked.
+		top, firstDir = int(p.opts.Upper.Fd()), joinName(p.at, firstDir)
+	}
 	if firstDir == "" {
 		firstDir = "."
 	}
-	fd, err := unix.Openat2(p.open[0].fd, firstDir, &unix.OpenHow{
+	fd, err := unix.Openat2(top, firstDir, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
 		return false, fmt.Errorf("open directory %q: %w", firstDir, err)
@@ -292,6 +400,12 @@ func copyContent(e *WalkEntry, dir int, base string) error {
 
 // meta gives a copy its owner, mode, attributes and times.
 func (p *placer) meta(e *WalkEntry, dir int, base string) error {
+	st := p.looks(e)
+	return copyMeta(e.dirfd, e.base, dir, base, &st)
+}
+
+// looks are owner, mode and times of a copy.
+func (p *placer) looks(e *WalkEntry) unix.Stat_t {
 	st := e.Stat
 	if o := p.opts.Owner; o != nil {
 		st.Uid, st.Gid = uint32(o.UID), uint32(o.GID)
@@ -299,5 +413,5 @@ func (p *placer) meta(e *WalkEntry, dir int, base string) error {
 	if p.opts.Mode != nil && !e.IsLink() {
 		st.Mode = st.Mode&unix.S_IFMT | p.opts.Mode(st.Mode&0o7777, e.IsDir())
 	}
-	return copyMeta(e.dirfd, e.base, dir, base, &st)
+	return st
 }

@@ -157,6 +157,7 @@ type builder struct {
 	steps   map[digest.Digest]*made // of this build, by key
 	order   []*made
 	sums    *sums
+	copies  []func() // that write down what was copied; see pastCopy
 	ignore  func() (*ignoreRules, error)
 	seals   sync.WaitGroup
 	images  map[string]*fetched
@@ -242,6 +243,9 @@ func (b *builder) carryOutStages(ctx context.Context, target *stageDef) (*stage,
 	st, err := b.runStages(ctx, target)
 	b.seals.Wait()
 	b.sums.save()
+	for _, save := range b.copies {
+		save()
+	}
 	return st, err
 }
 

@@ -141,3 +141,57 @@ func TestCacheDir(t *testing.T) {
 		}
 	}
 }
+
+// TestPastCopyRoundTrip: what is written of a copy is read again.
+func TestPastCopyRoundTrip(t *testing.T) {
+	key := digest.FromString("step")
+	sum := [32]byte{1, 2, 3}
+	files := []seenFile{
+		{rel: "a/b", stamp: stamp{1, 2, 3, -4, 5}, meta: "m", sum: &sum},
+		{rel: "link", stamp: stamp{ino: 7}, meta: "n"},
+	}
+	b := encodePast(key, files)
+	got, known, err := decodePast(b)
+	if err != nil || got != key || len(known) != 2 || *known["a/b"].sum != sum || known["a/b"].stamp != files[0].stamp || known["link"].sum != nil || known["link"].meta != "n" {
+		t.Fatalf("%v, %v, %v", got, known, err)
+	}
+	p := &pastCopy{path: t.TempDir() + "/sub/record"}
+	if err := p.write(b); err != nil {
+		t.Fatal(err)
+	}
+	if p.read(); p.key != key || p.find("a/b", files[0].stamp) == nil || p.find("a/b", stamp{}) != nil {
+		t.Errorf("read back: %+v", p)
+	}
+	full, err := os.ReadFile(p.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full[len(pastVersion)+90]++
+	q := &pastCopy{path: p.path}
+	if err := os.WriteFile(p.path, full, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if q.read(); q.key != "" || q.files != nil {
+		t.Errorf("a damaged record was believed: %+v", q)
+	}
+}
+
+func FuzzDecodePast(f *testing.F) {
+	sum := [32]byte{9}
+	f.Add(encodePast(digest.FromString("x"), []seenFile{{rel: "a", meta: "b", sum: &sum}, {rel: "c"}}))
+	f.Add([]byte(pastVersion))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		key, files, err := decodePast(b)
+		if err != nil {
+			return
+		}
+		var list []seenFile
+		for _, file := range files {
+			list = append(list, *file)
+		}
+		key2, files2, err := decodePast(encodePast(key, list))
+		if err != nil || key2 != key || len(files2) != len(files) {
+			t.Fatalf("what was read is not written the same: %v", err)
+		}
+	})
+}

@@ -190,13 +190,17 @@ func (j *copying) fromFiles(ctx context.Context, st *step) (*made, digest.Digest
 	if err != nil {
 		return nil, "", err
 	}
+	past := j.pastCopy(parts)
 	for _, p := range parts {
-		if err := p.prepare(ctx, j); err != nil {
+		if err := p.prepare(ctx, j, past); err != nil {
 			return nil, "", err
 		}
 	}
 	key := j.key(parts)
-	m, err := j.s.b.makeLayer(ctx, st, key, j.lower(), func(ctx context.Context, tree *store.Tree) (bool, error) { return j.carryOut(ctx, tree, parts) })
+	m, err := j.s.b.makeLayer(ctx, st, key, j.lower(), func(ctx context.Context, tree *store.Tree) (bool, error) { return j.carryOut(ctx, tree, parts, past) })
+	if err == nil && m.fresh {
+		j.s.b.remember(past, key, parts[0].sel)
+	}
 	return m, key, err
 }
 
@@ -288,7 +292,7 @@ func (b *builder) inline(c instructions.SourceContent) (*part, error) {
 }
 
 // prepare finds and digests the files of a part.
-func (p *part) prepare(ctx context.Context, j *copying) (err error) {
+func (p *part) prepare(ctx context.Context, j *copying, past *pastCopy) (err error) {
 	if p.sel != nil {
 		return nil
 	}
@@ -301,7 +305,11 @@ func (p *part) prepare(ctx context.Context, j *copying) (err error) {
 	if p.list, err = p.o.picks(ctx, want); err != nil {
 		return err
 	}
-	p.sel, err = j.s.b.digestOf(ctx, p.o, p.list, func(k pick) layer.Filter { return p.o.filter(k, j.exclude) })
+	if past != nil && (len(p.list) != 1 || !p.list[0].dir) {
+		*past = pastCopy{} // paths below different directories could be the same
+		past = nil
+	}
+	p.sel, err = j.s.b.digestOf(ctx, p.o, p.list, past, func(k pick) layer.Filter { return p.o.filter(k, j.exclude) })
 	return err
 }
 
@@ -313,12 +321,22 @@ func (p *part) addTo(h *hasher) {
 }
 
 // carryOut copies. keep is false if a file was changed meanwhile.
-func (j *copying) carryOut(ctx context.Context, tree *store.Tree, parts []*part) (keep bool, err error) {
+func (j *copying) carryOut(ctx context.Context, tree *store.Tree, parts []*part, past *pastCopy) (keep bool, err error) {
 	root, err := j.s.b.openTarget(ctx, j.lower(), tree)
 	if err != nil {
 		return false, err
 	}
 	defer root.Close()
+	var opts layer.PlaceOptions
+	if j.s.b.writesUpper(j.lower()) {
+		if opts.Upper, err = os.Open(tree.Upper()); err != nil {
+			return false, err
+		}
+		defer opts.Upper.Close()
+		var release func()
+		opts.Earlier, release = j.s.b.earlier(ctx, past)
+		defer release()
+	}
 	owner, err := j.owner(ctx, root.File)
 	if err != nil {
 		return false, err
@@ -326,7 +344,7 @@ func (j *copying) carryOut(ctx context.Context, tree *store.Tree, parts []*part)
 	changed := false
 	for _, p := range parts {
 		for _, k := range p.list {
-			if err := j.place(ctx, root.File, p, k, owner, &changed); err != nil {
+			if err := j.place(ctx, root.File, p, k, owner, opts, &changed); err != nil {
 				return false, err
 			}
 		}
@@ -364,8 +382,8 @@ func (b *builder) isLocal(from string) bool {
 }
 
 // place copies one pick.
-func (j *copying) place(ctx context.Context, root *os.File, p *part, k pick, owner *layer.Owner, changed *bool) error {
-	opts := layer.PlaceOptions{Owner: owner, Filter: p.o.filter(k, j.exclude), Seen: p.sel.unchanged(k, changed)}
+func (j *copying) place(ctx context.Context, root *os.File, p *part, k pick, owner *layer.Owner, opts layer.PlaceOptions, changed *bool) error {
+	opts.Owner, opts.Filter, opts.Seen = owner, p.o.filter(k, j.exclude), p.sel.unchanged(k, changed)
 	if j.mode != nil {
 		opts.Mode = j.mode.apply
 	}

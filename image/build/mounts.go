@@ -130,7 +130,7 @@ func (m *runMount) addFiles(ctx context.Context, r *running, h *hasher) error {
 	if m.list, err = o.picks(ctx, escapePattern(m.Source)); err != nil {
 		return err
 	}
-	sel, err := b.digestOf(ctx, o, m.list, func(p pick) layer.Filter { return o.filter(p, nil) })
+	sel, err := b.digestOf(ctx, o, m.list, nil, func(p pick) layer.Filter { return o.filter(p, nil) })
 	if err != nil {
 		return err
 	}

@@ -241,6 +241,10 @@ type stamp struct {
 	mtime, ctime   int64
 }
 
+// settledAt tells whether the last change is so long past that another one now would
+// show itself by its time.
+func (s stamp) settledAt(now int64) bool { return now-max(s.ctime, s.mtime) >= settled }
+
 func stampOf(st *unix.Stat_t) stamp {
 	return stamp{st.Dev, st.Ino, uint64(st.Size), st.Mtim.Nano(), st.Ctim.Nano()}
 }
@@ -249,6 +253,7 @@ func stampOf(st *unix.Stat_t) stamp {
 type selection struct {
 	digest digest.Digest
 	stamps map[string]stamp // by pick and path below it
+	seen   []seenFile
 	files  int
 }
 
@@ -260,6 +265,7 @@ type reading struct {
 	sel  *selection
 	sums []*[32]byte // of the files, in their order
 	meta []string    // what is known of each file without reading it
+	past *pastCopy   // nil: nothing is known of another time
 	jobs chan job
 	wg   sync.WaitGroup
 	mu   sync.Mutex
@@ -273,9 +279,9 @@ type job struct {
 }
 
 // digestOf digests everything that picks take: paths, kinds, modes, owners, attributes,
-// links and content; times do not count.
-func (b *builder) digestOf(ctx context.Context, o *origin, list []pick, filter func(pick) layer.Filter) (*selection, error) {
-	r := &reading{b: b, o: o, h: newHasher("files"), sel: &selection{stamps: map[string]stamp{}}, jobs: make(chan job, 64)}
+// links and content; times do not count. past, if not nil, knows what has not changed.
+func (b *builder) digestOf(ctx context.Context, o *origin, list []pick, past *pastCopy, filter func(pick) layer.Filter) (*selection, error) {
+	r := &reading{b: b, o: o, past: past, h: newHasher("files"), sel: &selection{stamps: map[string]stamp{}}, jobs: make(chan job, 64)}
 	for range cap(b.work) {
 		r.wg.Go(r.hash)
 	}
@@ -304,6 +310,14 @@ func (b *builder) digestOf(ctx context.Context, o *origin, list []pick, filter f
 }
 
 func (r *reading) visit(p pick, e *layer.WalkEntry, links map[[2]uint64]string) error {
+	st := stampOf(&e.Stat)
+	r.sel.stamps[p.path+"\x00"+e.Rel] = st
+	if f := r.past.find(e.Rel, st); f != nil {
+		r.meta = append(r.meta, f.meta)
+		r.sums = append(r.sums, f.sum)
+		r.sel.seen = append(r.sel.seen, *f)
+		return nil
+	}
 	uid, gid := e.Stat.Uid, e.Stat.Gid
 	if r.o.local {
 		uid, gid = 0, 0
@@ -318,7 +332,6 @@ func (r *reading) visit(p pick, e *layer.WalkEntry, links map[[2]uint64]string) 
 	for _, k := range sortedKeys(xattrs) {
 		m.add(k, xattrs[k])
 	}
-	r.sel.stamps[p.path+"\x00"+e.Rel] = stampOf(&e.Stat)
 	var sum *[32]byte
 	switch {
 	case e.IsLink():
@@ -339,6 +352,9 @@ func (r *reading) visit(p pick, e *layer.WalkEntry, links map[[2]uint64]string) 
 		}
 	}
 	r.meta, r.sums = append(r.meta, string(m.sum())), append(r.sums, sum)
+	if r.past != nil && !e.IsDir() && e.Stat.Nlink == 1 && st.settledAt(r.b.sums.now) {
+		r.sel.seen = append(r.sel.seen, seenFile{rel: e.Rel, stamp: st, meta: r.meta[len(r.meta)-1], sum: sum})
+	}
 	return nil
 }
 

@@ -70,7 +70,7 @@ func (s *sums) find(st stamp) ([32]byte, bool) {
 // add remembers the digest of a file that was not changed just now: another change in
 // the same tick of the clock could not be seen.
 func (s *sums) add(st stamp, sum [32]byte) {
-	if s.now-max(st.ctime, st.mtime) < settled {
+	if !st.settledAt(s.now) {
 		return
 	}
 	s.mu.Lock()

@@ -44,6 +44,11 @@ func (b *builder) prepare(ctx context.Context, tree *store.Tree, lower []string)
 	return l, b.o.driver().Make(ctx, l)
 }
 
+// writesUpper tells whether what openTarget opens writes straight to the layer's tree.
+func (b *builder) writesUpper(lower []string) bool {
+	return len(lower) == 0 || b.o.driver().Name() == unionfs.DriverOverlay
+}
+
 // openTarget opens what a step writes to, above its lower layers.
 func (b *builder) openTarget(ctx context.Context, lower []string, tree *store.Tree) (*unionfs.Root, error) {
 	if len(lower) == 0 {

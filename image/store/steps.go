@@ -39,6 +39,10 @@ const stepVersion = 1
 // BuildDir is where builds keep what only speeds them up.
 func (s *Store) BuildDir() string { return s.root + "/build" }
 
+// CopiesDir is where builds keep what they know of files that they copied; each refers
+// to a step.
+func (s *Store) CopiesDir() string { return s.BuildDir() + "/copies" }
+
 func (s *Store) stepsDir() string { return s.BuildDir() + "/steps" }
 
 func (s *Store) stepPath(key digest.Digest) string { return s.stepsDir() + "/" + key.Encoded() }
@@ -223,6 +227,11 @@ func (s *Store) PruneSteps(ctx context.Context, drop func(Step) bool) ([]Step, C
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(s.stepsDir(), e.Name())); err != nil {
+			return nil, Collected{}, fmt.Errorf("prune build steps: %w", err)
+		}
+	}
+	if len(gone) > 0 { // perhaps the steps that these refer to
+		if err := os.RemoveAll(s.CopiesDir()); err != nil {
 			return nil, Collected{}, fmt.Errorf("prune build steps: %w", err)
 		}
 	}

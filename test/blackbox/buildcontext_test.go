@@ -1,221 +1,174 @@
 package blackbox
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
-	"io"
-	"net/http"
-	"net/http/cgi"
+	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"vivarium/internal/testenv"
 )
 
-// archive packs files, gzipped.
-func archive(t *testing.T, files map[string]string) []byte {
-	t.Helper()
-	var buf bytes.Buffer
-	z := gzip.NewWriter(&buf)
-	w := tar.NewWriter(z)
-	for name, text := range files {
-		hdr := tar.Header{Name: name, Mode: 0o644, Size: int64(len(text)), Typeflag: tar.TypeReg, Uid: 12, Gid: 34}
-		if target, ok := strings.CutPrefix(text, "-> "); ok {
-			hdr.Typeflag, hdr.Linkname, hdr.Size, text = tar.TypeSymlink, target, 0, ""
-		}
-		if err := w.WriteHeader(&hdr); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(text)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buf.Bytes()
-}
-
-// piped runs `build -q`, with what comes on standard input.
-func piped(e *testenv.Instance, stdin []byte, args ...string) testenv.Result {
-	cmd := e.Command(append([]string{"build", "-q"}, args...)...)
-	cmd.Stdin = bytes.NewReader(stdin)
-	return cmd.Run()
-}
-
-// TestBuildFromArchive: a context on standard input.
-func TestBuildFromArchive(t *testing.T) {
-	vivOnly(t, "messages are ours")
-	e := newBox(t)
-	files := map[string]string{"Dockerfile": "FROM box\nCOPY f /f\n", "sub/other": "FROM box\nCOPY f /g\n", "f": "text", "outside": "-> /etc/hostname"}
-	res := piped(e, archive(t, files), "-")
-	if got := inImage(t, e, strings.TrimSpace(res.Stdout), "cat /f; stat -c %u:%g /f"); got != "text0:0" {
-		t.Errorf("%q, %v", got, res)
-	}
-	res = piped(e, archive(t, files), "-f", "sub/other", "-")
-	if got := inImage(t, e, strings.TrimSpace(res.Stdout), "cat /g"); got != "text" {
-		t.Errorf("%q, %v", got, res)
-	}
-	if res := piped(e, []byte("FROM box\nRUN true\n"), "-"); res.Code != 0 {
-		t.Error(res)
-	}
-	cut := archive(t, files)
-	for name, c := range map[string]struct {
-		in   []byte
-		args []string
-		want string
-	}{
-		"cut off":             {cut[:len(cut)-20], []string{"-"}, "unable to prepare context"},
-		"no Dockerfile":       {archive(t, map[string]string{"f": "x"}), []string{"-"}, "failed to read dockerfile"},
-		"Dockerfile outside":  {archive(t, files), []string{"-f", "outside", "-"}, "failed to read dockerfile"},
-		"Dockerfile above":    {archive(t, files), []string{"-f", "../../../../etc/hostname", "-"}, "failed to read dockerfile"},
-		"compressed nonsense": {gzipped(t, "FROM box\n"), []string{"-"}, "no tar archive"},
+// TestBuildLargeContext changes a large context in all the ways that there are, and builds
+// it each time from what is known of the last build and from nothing: the layers have the
+// same files. What did not change is on the disk once.
+func TestBuildLargeContext(t *testing.T) {
+	vivOnly(t, "it looks at the store")
+	for _, file := range []string{
+		"FROM box\nWORKDIR /src\nCOPY . .\n", // the directory is there already
+		"FROM scratch\nCOPY . /\n",
+		"FROM box\nCOPY --link --chown=7:8 --chmod=a+r,g+w . /src/\n",
+		"FROM box\nRUN mkdir -p /real/sub && ln -s real /link\nCOPY . /link\n",
 	} {
-		if res := piped(e, c.in, c.args...); res.Code != 1 || !strings.Contains(res.Stderr, c.want) {
-			t.Errorf("%s: %v", name, res)
-		}
+		t.Run(strings.ReplaceAll(strings.TrimSpace(file[5:]), "\n", " "), func(t *testing.T) { largeContext(t, file) })
 	}
 }
 
-func gzipped(t *testing.T, text string) []byte {
-	t.Helper()
-	var buf bytes.Buffer
-	z := gzip.NewWriter(&buf)
-	if _, err := z.Write([]byte(text)); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buf.Bytes()
-}
-
-// repository makes a git repository below dir, and a branch "side" of it.
-func repository(t *testing.T, dir string, files, side map[string]string) {
-	t.Helper()
-	git := func(args ...string) {
-		t.Helper()
-		cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=t", "-c", "user.email=t@t.test", "-c", "init.defaultBranch=main", "-c", "protocol.file.allow=always"}, args...)...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("git %v: %v: %s", args, err, out)
-		}
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	git("init", "-q")
-	put := func(files map[string]string, message string) {
-		for name, text := range files {
-			if where, ok := strings.CutPrefix(text, "submodule "); ok {
-				from, url, _ := strings.Cut(where, " ") // the address is good in another network namespace
-				git("submodule", "--quiet", "add", from, name)
-				git("config", "-f", ".gitmodules", "submodule."+name+".url", url)
-				continue
-			}
-			full := filepath.Join(dir, name)
-			if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			var err error
-			if target, ok := strings.CutPrefix(text, "-> "); ok {
-				err = os.Symlink(target, full)
-			} else {
-				err = os.WriteFile(full, []byte(text), 0o644)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-		git("add", "-A")
-		git("commit", "-q", "-m", message)
-	}
-	put(files, "first")
-	git("checkout", "-q", "-b", "side")
-	put(side, "second")
-	git("checkout", "-q", "main")
-}
-
-// TestBuildFromAddresses: a context that is a repository, an archive or a Dockerfile of the
-// web, and ADD of a repository.
-func TestBuildFromAddresses(t *testing.T) {
-	vivOnly(t, "messages are ours")
+func largeContext(t *testing.T, file string) {
 	e := newBox(t)
-	l, err := e.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	web := "http://" + l.Addr().String()
-	repos := t.TempDir()
-	repository(t, repos+"/inner.git", map[string]string{"deep": "submodule's"}, map[string]string{"x": "x"})
-	repository(t, repos+"/r.git", map[string]string{
-		"Dockerfile": "FROM box\nCOPY . /src\n", "f": "main", "sub/Dockerfile": "FROM box\nCOPY g /g\n", "sub/g": "below", "out": "-> /etc",
-	}, map[string]string{"f": "side"})
-	mux := http.NewServeMux()
-	mux.Handle("/git/", &cgi.Handler{Path: gitBackend(t), Root: "/git", Stderr: io.Discard, Env: []string{"GIT_PROJECT_ROOT=" + repos, "GIT_HTTP_EXPORT_ALL=1"}})
-	files := map[string][]byte{
-		"/context.tar.gz": archive(t, map[string]string{"Dockerfile": "FROM box\nCOPY f /f\n", "f": "packed"}),
-		"/Dockerfile":     []byte("FROM box\nRUN echo plain >/f\n"),
-	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if text, ok := files[r.URL.Path]; ok {
-			_, _ = w.Write(text)
-			return
+	dir := contextDir(t, map[string]string{"Dockerfile": file, ".dockerignore": "Dockerfile\n*.out\n", "top": "at the top", "link": "-> sub/00/file-000", "empty/": ""})
+	for i := range 300 {
+		name := filepath.Join(dir, "sub", fmt.Sprintf("%02d", i/50), fmt.Sprintf("file-%03d", i))
+		err := os.MkdirAll(filepath.Dir(name), 0o755)
+		if err == nil {
+			err = os.WriteFile(name, fmt.Appendf(nil, "content %d\n", i), 0o644)
 		}
-		http.NotFound(w, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := func(name string) string { return filepath.Join(dir, "sub", name) }
+	steps := []func() error{
+		func() error { return nil },
+		func() error {
+			st, err := os.Stat(in("00/file-011"))
+			return firstError(err,
+				os.WriteFile(in("00/file-001"), []byte("CONTENT 1\n"), 0o644),
+				os.Chmod(in("00/file-002"), 0o600),
+				os.Chtimes(in("00/file-003"), time.Unix(1, 0), time.Unix(1, 0)),
+				syscall.Setxattr(in("00/file-004"), "user.color", []byte("red"), 0),
+				os.Rename(in("00/file-005"), in("01/file-005")),
+				os.Remove(in("00/file-006")),
+				os.Remove(in("00/file-007")), os.Symlink("file-008", in("00/file-007")),
+				os.Remove(in("00/file-009")), os.Mkdir(in("00/file-009"), 0o755),
+				os.Link(in("00/file-010"), in("00/file-010-too")),
+				// The same size and the same time.
+				os.WriteFile(in("00/file-011"), []byte("CONTENT 11\n"), 0o644),
+				os.Chtimes(in("00/file-011"), st.ModTime(), st.ModTime()),
+			)
+		},
+		func() error {
+			return firstError(os.Rename(in("02"), in("x")), os.Rename(in("03"), in("02")), os.Rename(in("x"), in("03")))
+		},
+	}
+	for i, do := range steps {
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+		settle(t)
+		build(t, e, dir, "-t", "again")
+		build(t, e, dir, "-t", "anew", "--no-cache")
+		again, anew := topLayer(t, e, "again"), topLayer(t, e, "anew")
+		for name, ours := range again {
+			if ours != anew[name] {
+				t.Errorf("step %d: %s is %s, and made anew %s", i, name, ours, anew[name])
+			}
+		}
+		if len(again) != len(anew) || len(again) < 300 {
+			t.Errorf("step %d: the layer has %d files, and made anew %d", i, len(again), len(anew))
+		}
+	}
+	shared := 0
+	err := filepath.WalkDir(e.Root+"/layers", func(p string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() && strings.HasPrefix(d.Name(), "file-") {
+			if info, err := d.Info(); err == nil && info.Sys().(*syscall.Stat_t).Nlink > 1 {
+				shared++
+			}
+		}
+		return err
 	})
-	server := &http.Server{Handler: mux}
-	go func() { _ = server.Serve(l) }()
-	t.Cleanup(func() { _ = server.Close() })
+	if err != nil || shared < 250 {
+		t.Errorf("%d files of the layers are shared (%v)", shared, err)
+	}
+	// What is shared is still each layer's own for whoever removes one.
+	e.MustViv("rmi", "-f", "again", "anew")
+	e.MustViv("system", "check")
+}
 
-	repo := web + "/git/r.git"
-	for _, c := range []struct{ where, look, want string }{
-		{repo, "cat /src/f; ls -A /src | tr '\\n' ' '", "mainDockerfile f out sub "},
-		{repo + "#side", "cat /src/f", "side"},
-		{repo + "#:sub", "cat /g", "below"},
-		{repo + "#main:sub", "cat /g", "below"},
-		{repo + "#:../sub", "cat /g", "below"}, // above the top is the top
-		{web + "/context.tar.gz", "cat /f", "packed"},
-		{web + "/Dockerfile", "cat /f", "plain"},
-	} {
-		res := e.Viv("build", "-q", c.where)
-		if res.Code != 0 {
-			t.Errorf("%s: %v", c.where, res)
-			continue
-		}
-		if got := inImage(t, e, strings.TrimSpace(res.Stdout), c.look); got != c.want {
-			t.Errorf("%s: %q, want %q", c.where, got, c.want)
+func firstError(list ...error) error {
+	for _, err := range list {
+		if err != nil {
+			return err
 		}
 	}
-	for where, want := range map[string]string{
-		web + "/git/none.git": "unable to prepare context", web + "/nothing": "404 Not Found", repo + "#none": "unable to prepare context",
-		repo + "#:f": "is no directory", repo + "#:out": "is no directory", repo + "#:none": "no such file", repo + "#--upload-pack=x": "this is no repository",
-	} {
-		if res := e.Viv("build", "-q", where); res.Code != 1 || !strings.Contains(res.Stderr, want) {
-			t.Errorf("%s: %v, want %q", where, res, want)
-		}
-	}
+	return nil
+}
 
-	// A repository with another one in it, from a Dockerfile.
-	repository(t, repos+"/outer.git", map[string]string{"in": "submodule " + repos + "/inner.git " + web + "/git/inner.git"}, map[string]string{"y": "y"})
-	res := piped(e, []byte("FROM box\nADD "+web+"/git/outer.git /o\nADD --keep-git-dir=true "+repo+"#side:sub /s\n"), "-")
-	if got := inImage(t, e, strings.TrimSpace(res.Stdout), "cat /o/in/deep; ls -A /o /o/in | tr '\\n' ' '; cat /s/g"); got != "submodule's/o: .gitmodules in  /o/in: deep below" {
-		t.Errorf("%q, %v", got, res)
+// settle waits until a change is so old that clocks of file systems tell it from the next.
+func settle(t *testing.T) {
+	t.Helper()
+	probe := filepath.Join(t.TempDir(), "probe")
+	if err := os.WriteFile(probe, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(probe, &st); err != nil {
+		t.Fatal(err)
+	}
+	for time.Since(time.Unix(st.Ctim.Sec, st.Ctim.Nsec)) < 150*time.Millisecond {
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// gitBackend is the program by which git speaks HTTP (git-http-backend(1)).
-func gitBackend(t *testing.T) string {
+// topLayer lists what the topmost layer of an image has, each file as one line.
+func topLayer(t *testing.T, e *testenv.Instance, image string) map[string]string {
 	t.Helper()
-	out, err := exec.Command("git", "--exec-path").Output()
+	dir := strings.TrimSpace(e.MustViv("inspect", "--type", "image", "-f", "{{.GraphDriver.Data.UpperDir}}", image))
+	out := map[string]string{}
+	first := map[uint64]string{} // of a file with two names in this layer
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st syscall.Stat_t
+		if err := syscall.Lstat(p, &st); err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(p, dir)
+		line := fmt.Sprintf("%o %d:%d", st.Mode, st.Uid, st.Gid)
+		if !d.IsDir() {
+			line += fmt.Sprintf(" %d.%09d", st.Mtim.Sec, st.Mtim.Nsec)
+		}
+		switch {
+		case d.Type().IsRegular():
+			content, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			line += fmt.Sprintf(" %q", content)
+			color := make([]byte, 16)
+			if n, err := syscall.Getxattr(p, "user.color", color); err == nil {
+				line += " color=" + string(color[:n])
+			}
+			if other, ok := first[st.Ino]; ok {
+				line += " is " + other
+			}
+			first[st.Ino] = name
+		case d.Type() == os.ModeSymlink:
+			to, err := os.Readlink(p)
+			if err != nil {
+				return err
+			}
+			line += " -> " + to
+		}
+		out[name] = line
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.TrimSpace(string(out)) + "/git-http-backend"
+	return out
 }
