@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
 // that deal with control groups, or with what Debian's kernel does otherwise.
 var patterns = []string{
 	"./internal/kernel", "./internal/testenv", "./sandbox/...", "./monitor/...", "./layer", "./unionfs",
-	"./network", "./engine/...", "./cmd/viv-oci", "./test/vm/proof", "./test/blackbox",
+	"./network", "./engine/...", "./cmd/viv-oci", "./lab", "./test/vm/proof", "./test/blackbox",
 }
 
 // apart are packages of those that are not about the kernel.
@@ -44,7 +44,7 @@ var left = map[string]string{
 
 // tools are programs of the host that tests call in the machine, too: busybox has
 // them not, or with less.
-var tools = []string{"ip", "nft", "ps", "tar", "taskset", "unshare"}
+var tools = []string{"ip", "ipcmk", "ipcrm", "ipcs", "lsns", "nft", "nsenter", "ps", "tar", "taskset", "unshare"}
 
 // TestPackages runs the packages' tests in the machine; each test there is a
 // subtest here. VIV_TEST_VM_PACKAGES, a list of patterns, chooses others.
@@ -156,7 +156,7 @@ func compile(t *testing.T, dir string, packages []pkg) (map[string]string, []pro
 			t.Fatal(err)
 		}
 	}
-	for _, from := range []string{"./cmd/viv", "./cmd/viv-oci", "./cmd/viv-monitor", "./test/blackbox/syscalls"} {
+	for _, from := range []string{"./cmd/viv", "./cmd/viv-oci", "./cmd/viv-monitor", "./cmd/viv-union", "./test/blackbox/syscalls"} {
 		name := filepath.Base(from)
 		program := filepath.Join(dir, name)
 		goBuild(t, root, "build", "-trimpath", "-ldflags=-s -w", "-o", program, from)
