@@ -23,20 +23,24 @@ import (
 
 // Step is one thing to do.
 type Step struct {
-	Op    string // "mkdir", "rmdir" or "write"
+	Op    string // "mkdir", "rmdir", "write" or "kill"
 	Path  string
-	Value string // of a write
+	Value string // of a write; of a kill, the numbers of the processes
 }
 
 // String is the step as one would type it.
 func (s Step) String() string {
-	if s.Op == "write" {
+	switch s.Op {
+	case "write":
 		return "echo " + s.Value + " > " + s.Path
+	case "kill":
+		return "kill -9 " + s.Value
 	}
 	return s.Op + " " + s.Path
 }
 
-// Do carries steps out, in order, until one fails.
+// Do carries steps out, in order, until one fails. It sends no signals: of a list that
+// has one, whoever is meant may have ended by now.
 func Do(steps []Step) error {
 	for _, s := range steps {
 		var err error
@@ -49,6 +53,8 @@ func Do(steps []Step) error {
 			err = unix.Rmdir(s.Path)
 		case "write":
 			err = write(s.Path, s.Value)
+		default:
+			err = errors.ErrUnsupported
 		}
 		if err != nil {
 			var at *fs.PathError
