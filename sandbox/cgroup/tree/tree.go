@@ -318,3 +318,22 @@ func Where(pid int) ([]Membership, error) {
 	}
 	return out, nil
 }
+
+// ProcsFiles gives the files cgroup.procs of the groups that a process is in, of all
+// hierarchies that are mounted: whoever writes 0 there goes into them.
+func ProcsFiles(l cgroup.Layout, pid int) ([]string, error) {
+	list, err := Where(pid)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, h := range l.Hierarchies {
+		for _, m := range list {
+			names := strings.Split(m.Controllers, ",")
+			if h.V2 && m.Controllers == "" || !h.V2 && (slices.ContainsFunc(h.Controllers, func(c string) bool { return slices.Contains(names, c) }) || h.Name != "" && m.Controllers == "name="+h.Name) {
+				out = append(out, filepath.Join(h.Mount, m.Path, "cgroup.procs"))
+			}
+		}
+	}
+	return out, nil
+}
