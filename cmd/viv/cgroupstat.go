@@ -60,7 +60,7 @@ func statOf(g tree.Group) (cgroupStat, error) {
 
 func newCgroupStat(a *app) *cobra.Command {
 	var format string
-	c := &cobra.Command{Use: "stat [OPTIONS] GROUP", Short: "Show what a control group uses", Args: exactArgs(1)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: "stat [OPTIONS] GROUP", Short: "Show what a control group uses", Args: exactArgs(1)}
 	c.Flags().StringVar(&format, "format", "", "a Go template, or json")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		g, err := a.controlGroup(cmd.Context(), args[0])
@@ -86,7 +86,7 @@ func newCgroupWatch(a *app) *cobra.Command {
 	var interval time.Duration
 	var format string
 	var count int
-	c := &cobra.Command{Use: "watch [OPTIONS] GROUP", Short: "Show what a control group uses, a line each interval, until it is gone", Args: exactArgs(1)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: "watch [OPTIONS] GROUP", Short: "Show what a control group uses, a line each interval, until it is gone", Args: exactArgs(1)}
 	c.Flags().DurationVarP(&interval, "interval", "i", time.Second, "time between the lines")
 	c.Flags().IntVarP(&count, "count", "n", 0, "end after so many lines; 0 for never")
 	c.Flags().StringVar(&format, "format", "", "a Go template, or json")
@@ -133,7 +133,7 @@ func newCgroupWatch(a *app) *cobra.Command {
 
 // onGroup makes a verb that does one thing to a whole group; show says how.
 func onGroup(a *app, use, short string, show func(tree.Group) ([]tree.Step, error), do func(handle.Handle) error) *cobra.Command {
-	c := &cobra.Command{Use: use + " [OPTIONS] GROUP", Short: short, Args: exactArgs(1)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: use + " [OPTIONS] GROUP", Short: short, Args: exactArgs(1)}
 	dry := dryRunFlag(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		g, err := a.controlGroup(cmd.Context(), args[0])
@@ -180,7 +180,7 @@ func newCgroupKill(a *app) *cobra.Command {
 
 func newCgroupWhere(a *app) *cobra.Command {
 	l := listing{table: "{{.Subsystem}}\t{{.Group}}", headers: headers{"Subsystem": "SUBSYSTEM", "Group": "GROUP"}}
-	c := &cobra.Command{Use: "where [OPTIONS] PID", Short: "Show in which control groups a process is, or a container", Args: exactArgs(1)}
+	c := &cobra.Command{ValidArgsFunction: a.runningContainers(1), Use: "where [OPTIONS] PID", Short: "Show in which control groups a process is, or a container", Args: exactArgs(1)}
 	c.Flags().StringVar(&l.format, "format", "", "a Go template, 'table TEMPLATE' or json")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		pid, err := a.process(cmd.Context(), args[0])

@@ -45,6 +45,8 @@ func newLab(a *app) *cobra.Command {
 	fs.BoolVar(&asJSON, "json", false, "print what happened as JSON, a line an experiment")
 	fs.BoolVar(&step, "step", false, "wait for the enter key before each command")
 	fs.StringVar(&lang, "lang", "", "en or zh; by the locale if nothing is given")
+	c.ValidArgsFunction = experiments
+	completeFlag(c, "lang", oneOf("en", "zh"))
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		switch lang {
 		case "":

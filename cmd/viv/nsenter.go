@@ -33,6 +33,7 @@ func newNsEnter(a *app) *cobra.Command {
 		Example: "  viv ns enter -t web --net ip addr\n  viv ns enter --target 4711 --all\n  viv ns enter --net=/run/netns/blue ip addr",
 	}
 	f.define(c.Flags())
+	completeFlag(c, "target", a.runningContainers(1))
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if f.entry.Args = args; len(args) == 0 {
 			f.entry.Args = namespace.Shell()

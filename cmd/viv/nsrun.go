@@ -50,6 +50,8 @@ func newNsRun(a *app) *cobra.Command {
 		Example: "  viv ns run --uts sh -c 'hostname inside; hostname'\n  viv ns run --user --map-root-user --pid --mount-proc ps",
 	}
 	f.define(c.Flags())
+	completeFlag(c, "propagation", oneOf("slave", "shared", "private", "unchanged"))
+	completeFlag(c, "setgroups", oneOf("allow", "deny"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		if f.command.Args = args; len(args) == 0 {
 			f.command.Args = namespace.Shell()

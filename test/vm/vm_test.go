@@ -38,7 +38,7 @@ var left = map[string]string{
 	"vivarium/sandbox/spawn":    "^TestCollectorRuns$",
 	"vivarium/sandbox/seccomp":  "^Test(OtherArchitectures|RandomProfiles|DockerProfileMeansTheSame)$",
 	"vivarium/test/blackbox": "^Test(Pull.*|CopyAndManifest|CorruptArchives|ExitCodes|TwoHundredAtOnce|KilledAnywhere|ImageConfig|SystemdMakesTheGroups" +
-		"|StorageDriver.*|DriversMakeTheSameLayers|KilledUnionServer|Union.*|Ns.*|Lab|Layer|Anatomy|Nonsense.*|MissingCommand|ImagesThatAreNot|NameInUse|Ps.*|ImagesList|VolumeList|NetworkList|Login.*|CredentialHelper|DescriptorsOfTheCaller" +
+		"|StorageDriver.*|DriversMakeTheSameLayers|KilledUnionServer|Union.*|Ns(Run|RunSubordinate|Enter|OfContainer)|CompletionOfArguments|Lab|Layer|Anatomy|Nonsense.*|MissingCommand|ImagesThatAreNot|NameInUse|Ps.*|ImagesList|VolumeList|NetworkList|Login.*|CredentialHelper|DescriptorsOfTheCaller" +
 		"|BuildFrom.*|BuildCheck|BuildFlags|BuildCacheOutside|BuildPush|Squash|BuildKilledKeepsSteps|BuildCacheInline|BuildCacheRefused|SeveralArguments|Remove.*|RenameRefused|Top|LogsOptions|InspectKinds|EventsOptions|Copy(Out|Into)|NameFiles|Health.*|CheckOfLeftovers|PortForms)$",
 }
 
