@@ -4,16 +4,14 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"runtime"
 	"strings"
-	"syscall"
-	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Text is a text in the languages of the lab.
@@ -34,14 +32,26 @@ type Experiment struct {
 	About Text
 	// Rootless: it needs no root, where the kernel lets everybody make user namespaces.
 	Rootless bool
+	// OwnStore: its images are in a store of its own, in its directory, and go with that.
+	OwnStore bool
 	Steps    []Step
 	Cleanup  []string // commands that are run at the end, whatever has happened
+	// Needs is a command that fails where the kernel cannot do what is shown; Instead
+	// is shown there.
+	Needs   string
+	Instead *Nearest
+}
+
+// Nearest is what comes nearest to an experiment, and why it is shown instead.
+type Nearest struct {
+	Why   Text
+	Steps []Step
 }
 
 // Step is one command, and what it has to show.
 type Step struct {
 	Say Text
-	Run string // for sh(1)
+	Run string // for sh(1); see words
 	// Without is what is run instead to see that the experiment notices: what it is
 	// about is missing then. "" for the same, "-" for nothing.
 	Without string
@@ -67,31 +77,46 @@ type Options struct {
 	Lang string
 	// Without leaves out what the experiment is about.
 	Without bool
-	// Before is called with each step before it is run, After with its outcome; an
-	// error of the first ends the experiment. Either may be nil.
+	// Nearest shows what is shown where the kernel cannot do the experiment.
+	Nearest bool
+	// Why is called if what comes nearest is shown instead, with the reason. Before is
+	// called with each step before it is run, After with its outcome; an error of
+	// Before ends the experiment. Each may be nil.
+	Why    func(string)
 	Before func(Done) error
 	After  func(Done)
 }
 
-// ErrNotShown says that an experiment did not show what it is said to.
-var ErrNotShown = errors.New("the experiment did not show what it should")
-
-// stepTimeout bounds one command.
-const stepTimeout = time.Minute
+// What Run can return.
+var (
+	ErrNotShown  = errors.New("the experiment did not show what it should")
+	ErrNeedsRoot = errors.New("the experiment needs root")
+)
 
 // Run runs an experiment in a directory of its own, and cleans up, also when ctx ends
 // in the middle. The error wraps ErrNotShown if something else came out.
-func (e Experiment) Run(ctx context.Context, o Options) (err error) {
-	dir, err := os.MkdirTemp("", "viv-lab-")
+//
+// As root it has a mount namespace of its own, too: what it mounts nobody else can hold
+// on to, and it is gone with the process however that ends.
+func (e Experiment) Run(ctx context.Context, o Options) error {
+	if !e.Rootless && os.Geteuid() != 0 {
+		return ErrNeedsRoot
+	}
+	return inMountNamespace(func() error { return e.run(ctx, o) })
+}
+
+func (e Experiment) run(ctx context.Context, o Options) (err error) {
+	p, err := makePlace(e, o.Viv)
 	if err != nil {
 		return err
 	}
-	r := &run{dir: dir, vars: map[string]string{"LAB": filepath.Base(dir)}, o: o}
-	defer func() { err = errors.Join(err, r.cleanUp(e.Cleanup)) }()
-	if err := r.wrapper(); err != nil {
+	r := &run{place: p, vars: map[string]string{"LAB": p.name()}, o: o}
+	defer func() { err = errors.Join(err, r.place.leave(e)) }()
+	steps, err := r.choose(ctx, e)
+	if err != nil {
 		return err
 	}
-	for _, s := range e.Steps {
+	for _, s := range steps {
 		if err := r.step(ctx, s); err != nil {
 			return err
 		}
@@ -99,25 +124,61 @@ func (e Experiment) Run(ctx context.Context, o Options) (err error) {
 	return nil
 }
 
-type run struct {
-	dir  string
-	vars map[string]string
-	o    Options
+// inMountNamespace calls fn in a new mount namespace, as root, on a thread that ends
+// afterwards: commands that it starts are in there, too.
+func inMountNamespace(fn func() error) error {
+	if os.Geteuid() != 0 {
+		return fn()
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			done <- fmt.Errorf("make a mount namespace: %w", err)
+			return
+		}
+		// What others unmount is to go here, too.
+		if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+			done <- fmt.Errorf("keep mounts to the new mount namespace: %w", err)
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
 }
 
-// wrapper makes a command viv that has our global flags.
-func (r *run) wrapper() error {
-	if len(r.o.Viv) == 0 {
-		return errors.New("lab: no command line of viv")
+// choose gives the steps: those of what comes nearest where the kernel cannot do better.
+func (r *run) choose(ctx context.Context, e Experiment) ([]Step, error) {
+	if e.Instead == nil {
+		return e.Steps, nil
 	}
-	var quoted []string
-	for _, w := range r.o.Viv {
-		quoted = append(quoted, "'"+strings.ReplaceAll(w, "'", `'\''`)+"'")
+	_, code, err := r.place.sh(ctx, e.Needs, r.vars)
+	if err != nil {
+		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(r.dir, ".bin"), 0o700); err != nil {
-		return err
+	if code == 0 && !r.o.Nearest {
+		return e.Steps, nil
 	}
-	return os.WriteFile(filepath.Join(r.dir, ".bin/viv"), []byte("#!/bin/sh\nexec "+strings.Join(quoted, " ")+" \"$@\"\n"), 0o700)
+	if r.o.Why != nil {
+		r.o.Why(e.Instead.Why.In(r.o.Lang))
+	}
+	return e.Instead.Steps, nil
+}
+
+type run struct {
+	place *place
+	vars  map[string]string
+	o     Options
+}
+
+// words are parts of commands that differ between root and others, whom a user
+// namespace gives the right to make the rest.
+func words(command string) string {
+	own, theirs := "", ""
+	if os.Geteuid() != 0 {
+		own, theirs = "--user --map-root-user ", "--user "
+	}
+	return strings.NewReplacer("{user} ", own, "{their user} ", theirs).Replace(command)
 }
 
 func (r *run) step(ctx context.Context, s Step) error {
@@ -128,13 +189,14 @@ func (r *run) step(ctx context.Context, s Step) error {
 	if command == "-" {
 		return nil
 	}
+	command = words(command)
 	d := Done{Say: s.Say.In(r.o.Lang), Run: command}
 	if r.o.Before != nil {
 		if err := r.o.Before(d); err != nil {
 			return err
 		}
 	}
-	out, code, err := r.sh(ctx, command)
+	out, code, err := r.place.sh(ctx, command, r.vars)
 	if err != nil {
 		return err
 	}
@@ -157,86 +219,4 @@ func (r *run) step(ctx context.Context, s Step) error {
 		return fmt.Errorf("%w: %s: %v\n%s", ErrNotShown, command, d.Err, d.Output)
 	}
 	return nil
-}
-
-// sh runs a command in the experiment's directory; the variables are in its
-// environment. What it leaves in the background goes on.
-func (r *run) sh(ctx context.Context, command string) (out string, code int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
-	defer cancel()
-	// A file, not a pipe: what stays in the background may hold it open.
-	f, err := os.CreateTemp(r.dir, ".out-")
-	if err != nil {
-		return "", 0, err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	c := exec.CommandContext(ctx, "/bin/sh", "-c", command)
-	c.Dir, c.Stdout, c.Stderr = r.dir, f, f
-	c.Env = append(os.Environ(), "PATH="+filepath.Join(r.dir, ".bin")+":"+os.Getenv("PATH"), "LC_ALL=C")
-	for k, v := range r.vars {
-		c.Env = append(c.Env, k+"="+v)
-	}
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
-	err = c.Run()
-	if cause := context.Cause(ctx); cause != nil {
-		return "", 0, cause
-	}
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return "", 0, err
-	}
-	b, err := os.ReadFile(f.Name())
-	return string(bytes.ToValidUTF8(b, []byte("?"))), c.ProcessState.ExitCode(), err
-}
-
-// cleanUp runs what an experiment gives for its end, and removes its directory.
-func (r *run) cleanUp(commands []string) error {
-	var errs []error
-	for _, command := range commands {
-		if out, code, err := r.sh(context.Background(), command); err != nil || code != 0 {
-			errs = append(errs, fmt.Errorf("clean up: %s: ended with %d %v: %s", command, code, err, strings.TrimSpace(out)))
-		}
-	}
-	if len(errs) == 0 { // something may still be mounted there otherwise
-		errs = append(errs, os.RemoveAll(r.dir))
-	}
-	return errors.Join(errs...)
-}
-
-// is checks that the output is a text.
-func is(want string) func(string, map[string]string) error {
-	return func(out string, v map[string]string) error {
-		if w := os.Expand(want, func(k string) string { return v[k] }); out != w {
-			return fmt.Errorf("it shows %q, not %q", out, w)
-		}
-		return nil
-	}
-}
-
-// isNot checks that it is not the value of a variable.
-func isNot(name string) func(string, map[string]string) error {
-	return func(out string, v map[string]string) error {
-		if out == v[name] {
-			return fmt.Errorf("it shows %q, as before", out)
-		}
-		return nil
-	}
-}
-
-// has checks that the output has all of some texts; one with ! before it must not be there.
-func has(words ...string) func(string, map[string]string) error {
-	return func(out string, v map[string]string) error {
-		for _, w := range words {
-			word, not := strings.CutPrefix(os.Expand(w, func(k string) string { return v[k] }), "!")
-			if strings.Contains(out, word) == not {
-				if not {
-					return fmt.Errorf("it shows %q", word)
-				}
-				return fmt.Errorf("it does not show %q", word)
-			}
-		}
-		return nil
-	}
 }

@@ -141,7 +141,7 @@ func newCgroupLs(a *app) *cobra.Command {
 	var quiet bool
 	l := listing{table: "{{.Group}}\t{{.Processes}}\t{{.Pids}}\t{{.Memory}}\t{{.MemoryMax}}\t{{.Container}}", quiet: "{{.Group}}",
 		headers: headers{"Group": "GROUP", "Processes": "PROCESSES", "Pids": "PIDS", "Memory": "MEMORY", "MemoryMax": "LIMIT", "Container": "CONTAINER"}}
-	c := &cobra.Command{Use: "ls [OPTIONS] [GROUP]", Short: "List a control group, and those directly below it", Args: rangeArgs(0, 1)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: "ls [OPTIONS] [GROUP]", Short: "List a control group, and those directly below it", Args: rangeArgs(0, 1)}
 	c.Flags().StringVar(&l.format, "format", "", "a Go template, 'table TEMPLATE' or json")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "only display paths")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -165,7 +165,7 @@ func newCgroupLs(a *app) *cobra.Command {
 
 func newCgroupTree(a *app) *cobra.Command {
 	var processes bool
-	c := &cobra.Command{Use: "tree [OPTIONS] [GROUP]", Short: "Show control groups with what is below them, with processes, usage and limits", Args: rangeArgs(0, 1)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: "tree [OPTIONS] [GROUP]", Short: "Show control groups with what is below them, with processes, usage and limits", Args: rangeArgs(0, 1)}
 	c.Flags().BoolVarP(&processes, "processes", "p", false, "list the processes")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		top, err := a.controlGroup(cmd.Context(), append(args, "/")[0])
@@ -238,7 +238,7 @@ func newCgroupMount(a *app) *cobra.Command {
 
 func newCgroupCreate(a *app) *cobra.Command {
 	var controllers []string
-	c := &cobra.Command{Use: "create [OPTIONS] GROUP", Short: "Make a control group, with those above it", Args: exactArgs(1)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: "create [OPTIONS] GROUP", Short: "Make a control group, with those above it", Args: exactArgs(1)}
 	c.Flags().StringSliceVarP(&controllers, "controllers", "g", nil, "only for these controllers (memory,cpu,name=NAME)")
 	dry := dryRunFlag(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
@@ -258,7 +258,7 @@ func newCgroupCreate(a *app) *cobra.Command {
 
 func newCgroupRm(a *app) *cobra.Command {
 	var all bool
-	c := &cobra.Command{Use: "rm [OPTIONS] GROUP", Short: "Remove a control group that has no processes", Args: exactArgs(1)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: "rm [OPTIONS] GROUP", Short: "Remove a control group that has no processes", Args: exactArgs(1)}
 	c.Flags().BoolVarP(&all, "recursive", "r", false, "with those below it")
 	dry := dryRunFlag(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -273,7 +273,7 @@ func newCgroupRm(a *app) *cobra.Command {
 }
 
 func newCgroupAttach(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "attach [OPTIONS] GROUP PID [PID...]", Short: "Move processes into a control group", Args: minArgs(2)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: "attach [OPTIONS] GROUP PID [PID...]", Short: "Move processes into a control group", Args: minArgs(2)}
 	dry := dryRunFlag(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		g, err := a.controlGroup(cmd.Context(), args[0])
@@ -297,7 +297,8 @@ func newCgroupAttach(a *app) *cobra.Command {
 
 func newCgroupSet(a *app) *cobra.Command {
 	c := &cobra.Command{
-		Use: "set [OPTIONS] GROUP NAME=VALUE [NAME=VALUE...]", Short: "Write values of a control group, and tell where", Args: minArgs(2),
+		ValidArgsFunction: a.groupsAnd(groupFiles("=")),
+		Use:               "set [OPTIONS] GROUP NAME=VALUE [NAME=VALUE...]", Short: "Write values of a control group, and tell where", Args: minArgs(2),
 		Long: "Write values of a control group, and tell where. Names are those of v2 (memory.max, cpu.max, pids.max, cpu.weight ...), which are\n" +
 			"translated where v1 is mounted, or names of files. Sizes may have K, M, G or T behind them.",
 		Example: "  viv cgroup set /test memory.max=100M pids.max=50",
@@ -327,7 +328,7 @@ type valueRow struct{ Name, Value, File string }
 
 func newCgroupGet(a *app) *cobra.Command {
 	l := listing{table: "{{.Name}}\t{{.Value}}\t{{.File}}", headers: headers{"Name": "NAME", "Value": "VALUE", "File": "FILE"}}
-	c := &cobra.Command{Use: "get [OPTIONS] GROUP [NAME...]", Short: "Read values of a control group, by the names that set takes", Args: minArgs(1)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(groupFiles("")), Use: "get [OPTIONS] GROUP [NAME...]", Short: "Read values of a control group, by the names that set takes", Args: minArgs(1)}
 	c.Flags().StringVar(&l.format, "format", "", "a Go template, 'table TEMPLATE' or json")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		g, err := a.controlGroup(cmd.Context(), args[0])

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"vivarium/sandbox/cgroup"
+	"vivarium/sandbox/cgroup/handle"
 	"vivarium/sandbox/cgroup/tree"
 )
 
@@ -59,7 +60,7 @@ func statOf(g tree.Group) (cgroupStat, error) {
 
 func newCgroupStat(a *app) *cobra.Command {
 	var format string
-	c := &cobra.Command{Use: "stat [OPTIONS] GROUP", Short: "Show what a control group uses", Args: exactArgs(1)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: "stat [OPTIONS] GROUP", Short: "Show what a control group uses", Args: exactArgs(1)}
 	c.Flags().StringVar(&format, "format", "", "a Go template, or json")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		g, err := a.controlGroup(cmd.Context(), args[0])
@@ -85,7 +86,7 @@ func newCgroupWatch(a *app) *cobra.Command {
 	var interval time.Duration
 	var format string
 	var count int
-	c := &cobra.Command{Use: "watch [OPTIONS] GROUP", Short: "Show what a control group uses, a line each interval, until it is gone", Args: exactArgs(1)}
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: "watch [OPTIONS] GROUP", Short: "Show what a control group uses, a line each interval, until it is gone", Args: exactArgs(1)}
 	c.Flags().DurationVarP(&interval, "interval", "i", time.Second, "time between the lines")
 	c.Flags().IntVarP(&count, "count", "n", 0, "end after so many lines; 0 for never")
 	c.Flags().StringVar(&format, "format", "", "a Go template, or json")
@@ -130,9 +131,11 @@ func newCgroupWatch(a *app) *cobra.Command {
 	return c
 }
 
-// onGroup makes a verb that does one thing to a whole group.
-func onGroup(a *app, use, short string, do func(cgroup.Layout, string) error) *cobra.Command {
-	return &cobra.Command{Use: use + " GROUP", Short: short, Args: exactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+// onGroup makes a verb that does one thing to a whole group; show says how.
+func onGroup(a *app, use, short string, show func(tree.Group) ([]tree.Step, error), do func(handle.Handle) error) *cobra.Command {
+	c := &cobra.Command{ValidArgsFunction: a.groupsAnd(nil), Use: use + " [OPTIONS] GROUP", Short: short, Args: exactArgs(1)}
+	dry := dryRunFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
 		g, err := a.controlGroup(cmd.Context(), args[0])
 		if err != nil {
 			return err
@@ -143,46 +146,41 @@ func onGroup(a *app, use, short string, do func(cgroup.Layout, string) error) *c
 		if g.Path == "/" {
 			return errors.New("not to the root group: it has everything")
 		}
-		return do(g.Layout, g.Path)
-	}}
+		if *dry {
+			list, err := show(g)
+			return a.steps(list, err, true, false)
+		}
+		h, err := g.Layout.Handle(g.Path)
+		if err != nil {
+			return err
+		}
+		return do(h)
+	}
+	return c
 }
 
 // groupTimeout bounds how long the processes of a group may take to stop or to end.
 const groupTimeout = 10 * time.Second
 
 func newCgroupFreeze(a *app) *cobra.Command {
-	return onGroup(a, "freeze", "Stop all processes of a control group, and of those below it", func(l cgroup.Layout, path string) error {
-		h, err := l.Handle(path)
-		if err != nil {
-			return err
-		}
-		return h.Freeze(groupTimeout)
-	})
+	return onGroup(a, "freeze", "Stop all processes of a control group, and of those below it",
+		func(g tree.Group) ([]tree.Step, error) { return g.Freeze(true) },
+		func(h handle.Handle) error { return h.Freeze(groupTimeout) })
 }
 
 func newCgroupThaw(a *app) *cobra.Command {
-	return onGroup(a, "thaw", "Let the processes of a frozen control group go on", func(l cgroup.Layout, path string) error {
-		h, err := l.Handle(path)
-		if err != nil {
-			return err
-		}
-		return h.Thaw()
-	})
+	return onGroup(a, "thaw", "Let the processes of a frozen control group go on",
+		func(g tree.Group) ([]tree.Step, error) { return g.Freeze(false) }, handle.Handle.Thaw)
 }
 
 func newCgroupKill(a *app) *cobra.Command {
-	return onGroup(a, "kill", "Kill all processes of a control group, and of those below it", func(l cgroup.Layout, path string) error {
-		h, err := l.Handle(path)
-		if err != nil {
-			return err
-		}
-		return h.Kill(groupTimeout)
-	})
+	return onGroup(a, "kill", "Kill all processes of a control group, and of those below it", tree.Group.Kill,
+		func(h handle.Handle) error { return h.Kill(groupTimeout) })
 }
 
 func newCgroupWhere(a *app) *cobra.Command {
 	l := listing{table: "{{.Subsystem}}\t{{.Group}}", headers: headers{"Subsystem": "SUBSYSTEM", "Group": "GROUP"}}
-	c := &cobra.Command{Use: "where [OPTIONS] PID", Short: "Show in which control groups a process is, or a container", Args: exactArgs(1)}
+	c := &cobra.Command{ValidArgsFunction: a.runningContainers(1), Use: "where [OPTIONS] PID", Short: "Show in which control groups a process is, or a container", Args: exactArgs(1)}
 	c.Flags().StringVar(&l.format, "format", "", "a Go template, 'table TEMPLATE' or json")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		pid, err := a.process(cmd.Context(), args[0])

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type labStep struct {
 type labResult struct {
 	ID, Title string
 	Passed    bool
+	LeftOut   string `json:",omitempty"` // why it was not run
+	Nearest   string `json:",omitempty"` // why something else was shown that comes nearest
 	Error     string `json:",omitempty"`
 	Steps     []labStep
 }
@@ -38,10 +41,12 @@ func newLab(a *app) *cobra.Command {
 		Example: "  viv lab\n  viv lab pid\n  viv lab --all --lang zh",
 	}
 	fs := c.Flags()
-	fs.BoolVar(&all, "all", false, "run all")
+	fs.BoolVar(&all, "all", false, "run all; without root those that need none")
 	fs.BoolVar(&asJSON, "json", false, "print what happened as JSON, a line an experiment")
 	fs.BoolVar(&step, "step", false, "wait for the enter key before each command")
 	fs.StringVar(&lang, "lang", "", "en or zh; by the locale if nothing is given")
+	c.ValidArgsFunction = experiments
+	completeFlag(c, "lang", oneOf("en", "zh"))
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		switch lang {
 		case "":
@@ -65,7 +70,14 @@ func newLab(a *app) *cobra.Command {
 			}
 			return l.print(a.out, false, rows)
 		}
-		return a.runLab(cmd, list, lang, asJSON, step)
+		r := &labRunner{a: a, ctx: cmd.Context(), lang: lang, asJSON: asJSON, all: all}
+		if step {
+			r.keys = bufio.NewReader(a.in)
+		}
+		if r.viv, err = ownCommandLine(cmd); err != nil {
+			return err
+		}
+		return r.runAll(list)
 	}
 	return c
 }
@@ -100,79 +112,129 @@ func chosen(args []string, all bool) ([]lab.Experiment, error) {
 	return list, nil
 }
 
-func (a *app) runLab(cmd *cobra.Command, list []lab.Experiment, lang string, asJSON, step bool) error {
+// ownCommandLine is viv with the global flags that it was called with.
+func ownCommandLine(cmd *cobra.Command) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	viv := []string{self}
-	for _, name := range []string{"root", "state"} {
+	for _, name := range []string{"root", "state", "storage-driver"} {
 		if f := cmd.Root().PersistentFlags().Lookup(name); f != nil && f.Changed {
 			viv = append(viv, "--"+name, f.Value.String())
 		}
 	}
-	keys := bufio.NewReader(a.in)
-	failed := 0
+	return viv, nil
+}
+
+func (r *labRunner) runAll(list []lab.Experiment) error {
+	if err := lab.Sweep(); err != nil {
+		return err
+	}
+	verified, failed := 0, 0
 	for _, e := range list {
-		result := labResult{ID: e.ID, Title: e.Title.In(lang), Steps: []labStep{}}
-		if !asJSON {
-			fmt.Fprintf(a.out, "## %s\n\n%s\n", e.Title.In(lang), e.About.In(lang))
-		}
-		o := lab.Options{Viv: viv, Lang: lang,
-			Before: func(d lab.Done) error {
-				if asJSON {
-					return nil
-				}
-				fmt.Fprintf(a.out, "\n%s:\n\n", d.Say)
-				for line := range strings.Lines(d.Run) {
-					fmt.Fprintf(a.out, "    $ %s\n", strings.TrimSuffix(line, "\n"))
-				}
-				if step {
-					_, err := keys.ReadString('\n')
-					return err
-				}
-				return nil
-			},
-			After: func(d lab.Done) {
-				s := labStep{Say: d.Say, Run: d.Run, Output: d.Output, Code: d.Code}
-				if d.Err != nil {
-					s.Error = d.Err.Error()
-				}
-				result.Steps = append(result.Steps, s)
-				if asJSON {
-					return
-				}
-				for line := range strings.Lines(d.Output) {
-					fmt.Fprintf(a.out, "    %s\n", printable(strings.TrimSuffix(line, "\n")))
-				}
-			}}
-		err := e.Run(cmd.Context(), o)
-		result.Passed = err == nil
-		if err != nil {
-			failed++
-			result.Error = err.Error()
-		}
+		err := r.run(e)
 		switch {
-		case asJSON:
-			b, err := json.Marshal(result)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(a.out, string(b))
-		case err != nil:
-			fmt.Fprintf(a.out, "\nNot verified: %v\n\n", err)
-		default:
-			fmt.Fprint(a.out, "\nVerified.\n\n")
+		case err == nil:
+			verified++
+		case !errors.Is(err, lab.ErrNeedsRoot) || !r.all:
+			failed++
 		}
-		if cmd.Context().Err() != nil {
+		if r.ctx.Err() != nil {
 			break
 		}
 	}
-	if !asJSON && len(list) > 1 {
-		fmt.Fprintf(a.out, "%d of %d experiments were verified.\n", len(list)-failed, len(list))
+	if len(list) > 1 {
+		r.say("%d of %d experiments were verified", verified, len(list))
+		if left := len(list) - verified - failed; left > 0 {
+			r.say(", %d were not run", left)
+		}
+		r.say(".\n")
 	}
 	if failed > 0 {
 		return exitError{codeError}
 	}
 	return nil
+}
+
+// labRunner runs experiments, and tells of them as they go.
+type labRunner struct {
+	a      *app
+	ctx    context.Context
+	viv    []string
+	lang   string
+	asJSON bool
+	all    bool          // those that need root are left out without it
+	keys   *bufio.Reader // nil: nobody is waited for
+	result labResult
+}
+
+func (r *labRunner) run(e lab.Experiment) error {
+	r.result = labResult{ID: e.ID, Title: e.Title.In(r.lang), Steps: []labStep{}}
+	r.say("## %s\n\n%s\n", e.Title.In(r.lang), e.About.In(r.lang))
+	err := e.Run(r.ctx, lab.Options{Viv: r.viv, Lang: r.lang, Before: r.before, After: r.after,
+		Why: func(why string) {
+			r.result.Nearest = why
+			r.say("\n%s\n", why)
+		}})
+	r.result.Passed = err == nil
+	switch {
+	case errors.Is(err, lab.ErrNeedsRoot):
+		r.result.LeftOut = err.Error()
+		r.say("\nNot run: %v.\n\n", err)
+	case err != nil:
+		r.result.Error = err.Error()
+		r.say("\nNot verified: %v\n\n", err)
+	default:
+		r.say("\nVerified.\n\n")
+	}
+	if r.asJSON {
+		b, err := json.Marshal(r.result)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(r.a.out, string(b))
+	}
+	return err
+}
+
+func (r *labRunner) say(format string, args ...any) {
+	if !r.asJSON {
+		fmt.Fprintf(r.a.out, format, args...)
+	}
+}
+
+func (r *labRunner) before(d lab.Done) error {
+	r.say("\n%s:\n\n", d.Say)
+	for line := range strings.Lines(d.Run) {
+		r.say("    $ %s\n", strings.TrimSuffix(line, "\n"))
+	}
+	if r.keys == nil {
+		return nil
+	}
+	pressed := make(chan error, 1)
+	go func() {
+		_, err := r.keys.ReadString('\n')
+		pressed <- err
+	}()
+	select {
+	case err := <-pressed:
+		if err != nil {
+			return fmt.Errorf("wait for the enter key: %w", err)
+		}
+		return nil
+	case <-r.ctx.Done():
+		return context.Cause(r.ctx)
+	}
+}
+
+func (r *labRunner) after(d lab.Done) {
+	s := labStep{Say: d.Say, Run: d.Run, Output: d.Output, Code: d.Code}
+	if d.Err != nil {
+		s.Error = d.Err.Error()
+	}
+	r.result.Steps = append(r.result.Steps, s)
+	for line := range strings.Lines(d.Output) {
+		r.say("    %s\n", printable(strings.TrimSuffix(line, "\n")))
+	}
 }

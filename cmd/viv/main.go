@@ -24,7 +24,7 @@ func main() {
 func run(args []string, in, out, errOut *os.File) int {
 	a := &app{in: in, out: out, err: errOut}
 	root := a.rootCommand(args)
-	root.SetArgs(args)
+	root.SetArgs(spelled(root, args))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	a.releaseSignals = cancelOnSignal(cancel)
@@ -33,6 +33,20 @@ func run(args []string, in, out, errOut *os.File) int {
 		return a.fail(cmd, err)
 	}
 	return a.code
+}
+
+// spelled gives the words of `viv ns enter` in the spelling that the flags read.
+func spelled(root *cobra.Command, args []string) []string {
+	if firstWord(args) != "ns" {
+		return args
+	}
+	root.InitDefaultHelpFlag() // takes the global flags in
+	c, rest, err := root.Traverse(args)
+	if err != nil || c.Name() != "enter" {
+		return args
+	}
+	first := len(args) - len(rest)
+	return append(args[:first:first], attached(rest, c.Flags())...)
 }
 
 // cancelOnSignal cancels what runs when the user wants to end it. release stops

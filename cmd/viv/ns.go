@@ -42,6 +42,7 @@ func newNsLs(a *app) *cobra.Command {
 	fs.IntVarP(&pid, "task", "p", 0, "only the namespaces of a process")
 	fs.StringVar(&l.format, "format", "", "a Go template, 'table TEMPLATE' or json")
 	fs.BoolVarP(&quiet, "quiet", "q", false, "only display the numbers")
+	completeFlag(c, "type", oneOf(kindNames()...))
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		list, err := namespaces(kinds)
 		if err != nil {
@@ -142,6 +143,7 @@ func newNsTree(a *app) *cobra.Command {
 	var kind string
 	c := &cobra.Command{Use: "tree [OPTIONS]", Short: "Show which user or PID namespaces were made in which", Args: noArgs}
 	c.Flags().StringVarP(&kind, "type", "t", "user", "user or pid")
+	completeFlag(c, "type", oneOf("user", "pid"))
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if kind != "user" && kind != "pid" {
 			return fmt.Errorf("namespaces of type %q have no parents: give user or pid", kind)
@@ -209,7 +211,8 @@ func newNsDiff(a *app) *cobra.Command {
 	l := listing{table: "{{.Type}}\t{{.A}}\t{{.B}}\t{{.Shared}}", headers: headers{"Type": "TYPE", "A": "A", "B": "B", "Shared": "SHARED"}}
 	c := &cobra.Command{
 		Use: "diff [OPTIONS] A B", Short: "Show which namespaces two processes share", Args: exactArgs(2),
-		Long: "Show which namespaces two processes share. A and B are the numbers of processes, or the names of running containers.",
+		Long:              "Show which namespaces two processes share. A and B are the numbers of processes, or the names of running containers.",
+		ValidArgsFunction: a.runningContainers(2),
 	}
 	c.Flags().StringVar(&l.format, "format", "", "a Go template, 'table TEMPLATE' or json")
 	c.RunE = func(cmd *cobra.Command, args []string) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"strconv"
 	"strings"
 
@@ -18,8 +19,7 @@ import (
 type nsFlag struct {
 	kind        namespace.Kind
 	name, short string
-	value       string
-	chosen      bool
+	value       string // a file; " " if none is given
 }
 
 func nsFlags() []*nsFlag {
@@ -32,14 +32,16 @@ func nsFlags() []*nsFlag {
 
 // runFlags are the options of unshare(1).
 type runFlags struct {
-	kinds                                                   []*nsFlag
-	command                                                 namespace.Command
-	mapRoot, mapCurrent, fork, keepCaps                     bool
-	mapUser, mapGroup, killChild, setgroups, setuid, setgid string
-	mapUsers, mapGroups                                     []string
+	kinds                                   []*nsFlag
+	command                                 namespace.Command
+	mapRoot, mapCurrent, mapAuto, mapSub    bool
+	mapUser, mapGroup, killChild, setgroups string
+	setuid, setgid                          string
+	mapUsers, mapGroups                     []string
+	fork, forwardSignals                    bool
 }
 
-func newNsRun(*app) *cobra.Command {
+func newNsRun(a *app) *cobra.Command {
 	f := &runFlags{kinds: nsFlags()}
 	c := &cobra.Command{
 		Use: "run [OPTIONS] [--] [COMMAND [ARG...]]", Short: "Run a command in new namespaces",
@@ -48,6 +50,8 @@ func newNsRun(*app) *cobra.Command {
 		Example: "  viv ns run --uts sh -c 'hostname inside; hostname'\n  viv ns run --user --map-root-user --pid --mount-proc ps",
 	}
 	f.define(c.Flags())
+	completeFlag(c, "propagation", oneOf("slave", "shared", "private", "unchanged"))
+	completeFlag(c, "setgroups", oneOf("allow", "deny"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		if f.command.Args = args; len(args) == 0 {
 			f.command.Args = namespace.Shell()
@@ -55,7 +59,7 @@ func newNsRun(*app) *cobra.Command {
 		if err := f.read(c.Flags()); err != nil {
 			return err
 		}
-		return ended(f.command.Run())
+		return a.ended(f.command.Run())
 	}
 	return c
 }
@@ -67,20 +71,24 @@ func (f *runFlags) define(fs *pflag.FlagSet) {
 		fs.Lookup(k.name).NoOptDefVal = " "
 	}
 	fs.BoolVarP(&f.fork, "fork", "f", true, "accepted: the command is always a child")
+	fs.BoolVar(&f.forwardSignals, "forward-signals", true, "accepted: signals are always passed on to the command")
+	fs.MarkHidden("forward-signals")
 	fs.BoolVarP(&f.mapRoot, "map-root-user", "r", false, "map the current user to root (implies --user)")
 	fs.BoolVarP(&f.mapCurrent, "map-current-user", "c", false, "map the current user to itself (implies --user)")
-	fs.StringVar(&f.mapUser, "map-user", "", "map the current user to an id (implies --user)")
-	fs.StringVar(&f.mapGroup, "map-group", "", "map the current group to an id (implies --user)")
-	fs.StringArrayVar(&f.mapUsers, "map-users", nil, "map a range: OUTER,INNER,COUNT (implies --user)")
-	fs.StringArrayVar(&f.mapGroups, "map-groups", nil, "map a range: OUTER,INNER,COUNT (implies --user)")
+	fs.StringVar(&f.mapUser, "map-user", "", "map the current user to an id or the user of a name (implies --user)")
+	fs.StringVar(&f.mapGroup, "map-group", "", "map the current group to an id or the group of a name (implies --user)")
+	fs.StringArrayVar(&f.mapUsers, "map-users", nil, "map a range: INNER:OUTER:COUNT, or OUTER,INNER,COUNT; auto, subids or all (implies --user)")
+	fs.StringArrayVar(&f.mapGroups, "map-groups", nil, "map a range of groups, in the same words (implies --user)")
+	fs.BoolVar(&f.mapAuto, "map-auto", false, "map the first subordinate ids, from 0 on: --map-users auto --map-groups auto")
+	fs.BoolVar(&f.mapSub, "map-subids", false, "map the first subordinate ids to themselves: --map-users subids --map-groups subids")
 	fs.StringVar(&f.killChild, "kill-child", "", "send the command a signal when viv ends (SIGKILL if none is given)")
 	fs.Lookup("kill-child").NoOptDefVal = "SIGKILL"
 	fs.StringVar(&f.command.MountProc, "mount-proc", "", "mount a proc file system, on /proc if nothing is given (implies --mount)")
 	fs.Lookup("mount-proc").NoOptDefVal = "/proc"
 	fs.StringVar(&f.command.Propagation, "propagation", "private", "of the mounts: slave, shared, private or unchanged")
 	fs.StringVar(&f.setgroups, "setgroups", "", "allow or deny setgroups(2) in the user namespace")
-	fs.BoolVar(&f.keepCaps, "keep-caps", false, "accepted: capabilities are kept as execve(2) keeps them")
-	fs.MarkHidden("keep-caps")
+	fs.BoolVar(&f.command.KeepCaps, "keep-caps", false, "keep the capabilities in the user namespace, also if not root there")
+	fs.BoolVar(&f.command.NoEnv, "clear-env", false, "give the command no environment")
 	fs.StringVarP(&f.command.Root, "root", "R", "", "run the command with this root directory")
 	fs.StringVarP(&f.command.Dir, "wd", "w", "", "change the working directory")
 	fs.StringVarP(&f.setuid, "setuid", "S", "", "set the user id in the namespace")
@@ -125,22 +133,23 @@ func (f *runFlags) read(fs *pflag.FlagSet) error {
 // ids reads who the command is to be.
 func (f *runFlags) ids() error {
 	o := &f.command
+	users := idMaps{own: os.Geteuid(), find: userID, all: namespace.AllUIDs, subordinate: namespace.SubordinateUIDs}
+	groups := idMaps{own: os.Getegid(), find: groupID, all: namespace.AllGIDs, subordinate: namespace.SubordinateGIDs}
+	for _, special := range []struct {
+		on   bool
+		word string
+	}{{f.mapAuto, "auto"}, {f.mapSub, "subids"}} {
+		if special.on {
+			f.mapUsers, f.mapGroups = append(f.mapUsers, special.word), append(f.mapGroups, special.word)
+		}
+	}
 	var err error
-	for _, m := range []struct {
-		word   string
-		ranges []string
-		own    int
-		to     *[]namespace.Map
-	}{{f.mapUser, f.mapUsers, os.Geteuid(), &o.UIDs}, {f.mapGroup, f.mapGroups, os.Getegid(), &o.GIDs}} {
-		if f.mapRoot && m.word == "" {
-			m.word = "0"
-		}
-		if f.mapCurrent && m.word == "" {
-			m.word = strconv.Itoa(m.own)
-		}
-		if *m.to, err = mappings(m.word, m.own, m.ranges); err != nil {
-			return err
-		}
+	if o.UIDs, err = users.read(f.single(f.mapUser, users.own), f.mapUsers); err != nil {
+		return err
+	}
+	group := f.single(f.mapGroup, groups.own)
+	if o.GIDs, err = groups.read(group, f.mapGroups); err != nil {
+		return err
 	}
 	if o.UID, err = idOption("setuid", f.setuid); err != nil {
 		return err
@@ -150,9 +159,12 @@ func (f *runFlags) ids() error {
 	}
 	switch f.setgroups {
 	case "":
-		o.Setgroups = o.GID != nil && os.Geteuid() == 0
+		o.Setgroups = len(f.mapGroups) > 0 || group == "" && o.GID != nil && os.Geteuid() == 0
 	case "deny":
 	case "allow":
+		if group != "" && len(f.mapGroups) == 0 {
+			return errors.New("--setgroups allow and a map of the current group alone exclude each other (user_namespaces(7))")
+		}
 		o.Setgroups = true
 	default:
 		return fmt.Errorf("--setgroups %q: give allow or deny", f.setgroups)
@@ -160,31 +172,101 @@ func (f *runFlags) ids() error {
 	return nil
 }
 
+// single is what the current id is mapped to.
+func (f *runFlags) single(word string, own int) string {
+	switch {
+	case word != "":
+		return word
+	case f.mapRoot:
+		return "0"
+	case f.mapCurrent:
+		return strconv.Itoa(own)
+	}
+	return ""
+}
+
 // ended gives the exit code of a command on.
-func ended(code int, err error) error {
+func (a *app) ended(code int, err error) error {
+	var failed *namespace.ExecError
+	if errors.As(err, &failed) {
+		fmt.Fprintln(a.err, "viv:", message(err))
+		code, err = failed.Code(), nil
+	}
 	if err == nil && code != 0 {
 		err = exitError{code}
 	}
 	return err
 }
 
-func mappings(word string, own int, ranges []string) ([]namespace.Map, error) {
+// idMaps reads maps of users, or of groups.
+type idMaps struct {
+	own         int
+	find        func(name string) (string, error)
+	all         func() ([]namespace.Map, error)
+	subordinate func() (namespace.Map, error)
+}
+
+func (m *idMaps) read(single string, ranges []string) ([]namespace.Map, error) {
 	var out []namespace.Map
-	if word != "" {
-		n, err := strconv.ParseUint(word, 10, 32)
+	for _, word := range ranges {
+		list, err := m.readRange(word)
 		if err != nil {
-			return nil, fmt.Errorf("%q is no id", word)
+			return nil, err
 		}
-		out = append(out, namespace.Map{Inside: int(n), Outside: own, Count: 1})
+		out = append(out, list...)
 	}
-	for _, r := range ranges {
-		var outer, inner, count int
-		if n, err := fmt.Sscanf(r, "%d,%d,%d", &outer, &inner, &count); n != 3 || err != nil || outer < 0 || inner < 0 || count < 1 {
-			return nil, fmt.Errorf("range of ids %q: give OUTER,INNER,COUNT", r)
+	if single == "" {
+		return out, nil
+	}
+	n, err := strconv.ParseUint(single, 10, 31)
+	if err != nil {
+		if single, err = m.find(single); err == nil {
+			n, err = strconv.ParseUint(single, 10, 31)
 		}
-		out = append(out, namespace.Map{Inside: inner, Outside: outer, Count: count})
 	}
-	return out, nil
+	if err != nil {
+		return nil, fmt.Errorf("%q is no id, and no name of one: %w", single, err)
+	}
+	own := namespace.Map{Inside: int(n), Outside: m.own, Count: 1}
+	return append([]namespace.Map{own}, namespace.Without(out, own.Inside)...), nil
+}
+
+func (m *idMaps) readRange(word string) ([]namespace.Map, error) {
+	switch word {
+	case "all":
+		return m.all()
+	case "auto", "subids":
+		r, err := m.subordinate()
+		if word == "subids" {
+			r.Inside = r.Outside
+		}
+		return []namespace.Map{r}, err
+	}
+	var a, b, count int
+	n, err := fmt.Sscanf(word, "%d:%d:%d", &a, &b, &count)
+	if n != 3 || err != nil {
+		n, err = fmt.Sscanf(word, "%d,%d,%d", &b, &a, &count)
+	}
+	if n != 3 || err != nil || a < 0 || b < 0 || count < 1 {
+		return nil, fmt.Errorf("range of ids %q: give INNER:OUTER:COUNT, OUTER,INNER,COUNT, auto, subids or all", word)
+	}
+	return []namespace.Map{{Inside: a, Outside: b, Count: count}}, nil
+}
+
+func userID(name string) (string, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return name, err
+	}
+	return u.Uid, nil
+}
+
+func groupID(name string) (string, error) {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return name, err
+	}
+	return g.Gid, nil
 }
 
 func idOption(name, word string) (*int, error) {
@@ -197,78 +279,4 @@ func idOption(name, word string) (*int, error) {
 	}
 	id := int(n)
 	return &id, nil
-}
-
-// newNsEnter has the options of nsenter(1); the target can be a container.
-func newNsEnter(a *app) *cobra.Command {
-	kinds := nsFlags()
-	var entry namespace.Entry
-	var target, setuid, setgid string
-	var all, noFork bool
-	c := &cobra.Command{
-		Use: "enter [OPTIONS] -t TARGET [--] [COMMAND [ARG...]]", Short: "Run a command in namespaces of a process or of a container",
-		Long:    "Run a command in namespaces of a process or of a container, with the options of nsenter(1). Without a command it is your shell.",
-		Example: "  viv ns enter -t web --net ip addr\n  viv ns enter --target 4711 --all",
-	}
-	fs := c.Flags()
-	fs.SetInterspersed(false)
-	fs.StringVarP(&target, "target", "t", "", "process, or name of a container")
-	fs.BoolVarP(&all, "all", "a", false, "all namespaces")
-	for _, k := range kinds {
-		fs.BoolVarP(&k.chosen, k.name, k.short, false, "the "+k.name+" namespace")
-	}
-	fs.StringVarP(&setuid, "setuid", "S", "", "set the user id in the namespace")
-	fs.StringVarP(&setgid, "setgid", "G", "", "set the group id in the namespace")
-	fs.BoolVar(&entry.KeepIDs, "preserve-credentials", false, "do not become root in a user namespace")
-	fs.StringVarP(&entry.Root, "root", "r", "", "set the root directory, to the target's if nothing is given")
-	fs.Lookup("root").NoOptDefVal = " "
-	fs.StringVarP(&entry.Dir, "wd", "w", "", "set the working directory, to the target's if nothing is given")
-	fs.Lookup("wd").NoOptDefVal = " "
-	fs.BoolVarP(&noFork, "no-fork", "F", false, "accepted: the command is always a child")
-	fs.MarkHidden("no-fork")
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		if target == "" {
-			return errors.New("no target was given: -t PID or -t CONTAINER")
-		}
-		pid, err := a.process(cmd.Context(), target)
-		if err != nil {
-			return err
-		}
-		entry.PID = pid
-		for _, k := range kinds {
-			if all || k.chosen {
-				entry.Kinds = append(entry.Kinds, k.kind)
-			}
-		}
-		if entry.Args = args; len(args) == 0 {
-			entry.Args = namespace.Shell()
-		}
-		for _, d := range []struct {
-			to   *string
-			link string
-		}{{&entry.Root, "root"}, {&entry.Dir, "cwd"}} {
-			if *d.to == " " {
-				*d.to = fmt.Sprintf("/proc/%d/%s", pid, d.link)
-			}
-		}
-		uid, err := idOption("setuid", setuid)
-		if err != nil {
-			return err
-		}
-		gid, err := idOption("setgid", setgid)
-		if err != nil {
-			return err
-		}
-		entry.UID, entry.GID = small(uid), small(gid)
-		return ended(entry.Run())
-	}
-	return c
-}
-
-func small(id *int) *uint32 {
-	if id == nil {
-		return nil
-	}
-	n := uint32(*id)
-	return &n
 }

@@ -184,6 +184,25 @@ func related(fd int, request uint) uint64 {
 	return st.Ino
 }
 
+// Owner opens the user namespace that a file's namespace belongs to; of a user namespace,
+// the one above (ioctl_ns(2), Linux 4.9).
+func Owner(path string, k Kind) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the %s namespace %s: %w", k, path, err)
+	}
+	defer unix.Close(fd)
+	request := uint(unix.NS_GET_USERNS)
+	if k == User {
+		request = unix.NS_GET_PARENT
+	}
+	above, err := unix.IoctlRetInt(fd, request)
+	if err != nil {
+		return nil, fmt.Errorf("find the user namespace above %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(above), "user namespace above "+path), nil
+}
+
 // processes lists the numbers of all processes, ascending.
 func processes() ([]int, error) {
 	entries, err := os.ReadDir("/proc")

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vivarium/sandbox/plan"
 )
 
 // Map maps ids of a new user namespace to ids outside of it.
@@ -37,6 +39,10 @@ type Command struct {
 	Root        string // becomes the root directory; "" to keep it
 	Dir         string // working directory, in Root; "" to keep it
 	UID, GID    *int   // to become, in the namespace
+	// KeepCaps keeps the capabilities that the command has in a new user namespace also
+	// if it is not root there.
+	KeepCaps bool
+	NoEnv    bool // the command gets no environment
 
 	Monotonic, Boottime int64 // offsets of the clocks of a new time namespace, seconds
 	// KillWithParent ends the command when who has started it ends.
@@ -63,12 +69,9 @@ func Main() {
 	}
 	err := become()
 	code := 1
-	var failed *execError
+	var failed *ExecError
 	if errors.As(err, &failed) {
-		code = 126
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
-			code = 127
-		}
+		code = failed.Code()
 	}
 	fmt.Fprintln(os.Stderr, "viv:", err)
 	os.Exit(code)
@@ -105,7 +108,11 @@ func (c Command) Run() (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("make the namespaces: %w", err)
 	}
-	if err := c.persist(cmd.Process.Pid); err != nil {
+	err = c.persist(cmd.Process.Pid)
+	if err == nil && c.byHelper() {
+		err = c.mapByHelper(cmd.Process.Pid)
+	}
+	if err != nil {
 		out.Close() // it waits for more, and ends
 		_ = cmd.Wait()
 		return 0, err
@@ -182,16 +189,13 @@ func (c *Command) attributes() *syscall.SysProcAttr {
 			a.Cloneflags |= k.Flag()
 		}
 	}
-	if c.has(User) && (c.UID != nil || c.GID != nil) {
-		// Before this program is executed there: whoever has no id in the user
-		// namespace loses his rights in it by that (capabilities(7)).
-		a.Credential = &syscall.Credential{NoSetGroups: !c.Setgroups}
-		if c.UID != nil {
-			a.Credential.Uid = uint32(*c.UID)
-		}
-		if c.GID != nil {
-			a.Credential.Gid = uint32(*c.GID)
-		}
+	if c.has(User) {
+		// This program is executed in there before it is the command: whoever is not root
+		// there loses his rights by that, unless they are ambient (capabilities(7)).
+		a.AmbientCaps = capabilities()
+	}
+	if c.byHelper() {
+		return a
 	}
 	for _, m := range c.UIDs {
 		a.UidMappings = append(a.UidMappings, syscall.SysProcIDMap{ContainerID: m.Inside, HostID: m.Outside, Size: m.Count})
@@ -248,11 +252,19 @@ func become() error {
 	if c.has(Time) {
 		return c.inTime()
 	}
-	return c.setUp()
+	if err := c.setUp(); err != nil {
+		return err
+	}
+	path, err := lookPath(c.Args[0])
+	if err == nil {
+		err = syscall.Exec(path, c.Args, c.env())
+	}
+	return &ExecError{c.Args[0], err}
 }
 
 // inTime makes a time namespace and runs the command as a child, which is in it:
-// the offsets can be set only as long as nobody is (time_namespaces(7)).
+// the offsets can be set only as long as nobody is (time_namespaces(7)). The child is
+// forked, for one that is vforked, as package os does it, is not let in before Linux 6.3.
 func (c *Command) inTime() error {
 	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
 		return fmt.Errorf("make a time namespace: %w", err)
@@ -265,40 +277,28 @@ func (c *Command) inTime() error {
 			return fmt.Errorf("shift the clock %s: %w", clock, err)
 		}
 	}
-	var rest []Kind
-	for _, k := range c.New {
-		if k != Time {
-			rest = append(rest, k)
-		}
+	if err := c.setUp(); err != nil {
+		return err
 	}
-	child := *c
-	child.New, child.Monotonic, child.Boottime = rest, 0, 0
-	config, err := json.Marshal(child)
+	path, err := lookPath(c.Args[0])
 	if err != nil {
-		return err
+		return &ExecError{c.Args[0], err}
 	}
-	in, out, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{stage0}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: []*os.File{in},
-		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	in.Close()
-	if _, err := out.Write(config); err != nil {
-		return err
-	}
-	out.Close()
-	code, err := exitCode(cmd, cmd.Wait())
+	code, err := start(plan.Enter{Args: c.Args, Env: c.env(), Path: path, DeathSignal: unix.SIGKILL}, -1)
 	if err == nil {
 		os.Exit(code)
 	}
 	return err
 }
 
-// setUp does what has to be done inside, and executes the command.
+func (c *Command) env() []string {
+	if c.NoEnv {
+		return []string{}
+	}
+	return os.Environ()
+}
+
+// setUp does what has to be done inside before the command is executed.
 func (c *Command) setUp() error {
 	if c.has(Mount) {
 		flags, err := propagation(c.Propagation)
@@ -332,21 +332,11 @@ func (c *Command) setUp() error {
 	if err := c.identity(); err != nil {
 		return err
 	}
-	path, err := lookPath(c.Args[0])
-	if err == nil {
-		err = syscall.Exec(path, c.Args, os.Environ())
+	if c.has(User) && !c.KeepCaps {
+		return dropAmbient()
 	}
-	return &execError{c.Args[0], err}
+	return nil
 }
-
-// execError says that the command itself could not be executed.
-type execError struct {
-	name string
-	err  error
-}
-
-func (e *execError) Error() string { return "execute " + e.name + ": " + e.err.Error() }
-func (e *execError) Unwrap() error { return e.err }
 
 func (c *Command) identity() error {
 	if c.GID != nil {

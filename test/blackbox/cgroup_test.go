@@ -57,6 +57,12 @@ func TestCgroupByHand(t *testing.T) {
 		}
 	}()
 	pid := fmt.Sprint(c.Process.Pid)
+	if r := e.Viv("cgroup", "attach", "--dry-run", group, pid); r.Code != 0 || !strings.Contains(r.Stdout, "echo "+pid+" > /sys/fs/cgroup") {
+		t.Errorf("attach --dry-run: %v", r)
+	}
+	if r := e.Viv("cgroup", "where", pid); strings.Contains(r.Stdout, group) {
+		t.Errorf("attach --dry-run has moved it: %v", r)
+	}
 	want(t, e.Viv("cgroup", "attach", group, pid), 0, "")
 	where := e.MustViv("cgroup", "where", "--format", "{{.Subsystem}} {{.Group}}", pid)
 	if !strings.Contains(where, " "+group) {
@@ -72,8 +78,25 @@ func TestCgroupByHand(t *testing.T) {
 	want(t, e.Viv("cgroup", "watch", "-n", "2", "-i", "10ms", "--format", "{{.Pids}}", group), 0, "1\n1\n")
 	fails(t, e.Viv("cgroup", "rm", group), 1, "busy")
 
+	// What is only shown changes nothing, and is what does it.
+	for _, verb := range []string{"freeze", "thaw", "kill"} {
+		shown := e.MustViv("cgroup", verb, "--dry-run", group)
+		if !strings.Contains(shown, "echo ") || !strings.Contains(shown, group+"/") {
+			t.Errorf("%s --dry-run: %s", verb, shown)
+		}
+		want(t, e.Viv("cgroup", "get", group, "cgroup.freeze"), 0, "0\n")
+		must(t, c.Process.Signal(unix.Signal(0)))
+		if verb != "kill" {
+			want(t, e.Tool("sh", "-c", shown).Run(), 0, "")
+			want(t, e.Viv("cgroup", "get", group, "cgroup.freeze"), 0, map[string]string{"freeze": "1\n", "thaw": "0\n"}[verb])
+			must(t, e.Viv("cgroup", "thaw", group).Err)
+		}
+	}
 	want(t, e.Viv("cgroup", "freeze", group), 0, "")
 	want(t, e.Viv("cgroup", "get", group, "cgroup.freeze"), 0, "1\n")
+	if r := e.Viv("cgroup", "kill", "--dry-run", top); !strings.Contains(r.Stdout, "kill -9 "+pid) && !strings.Contains(r.Stdout, "/cgroup.kill") {
+		t.Errorf("kill --dry-run: %v", r)
+	}
 	want(t, e.Viv("cgroup", "thaw", group), 0, "")
 	want(t, e.Viv("cgroup", "freeze", group), 0, "")
 	// One that is frozen below dies all the same.
@@ -83,6 +106,10 @@ func TestCgroupByHand(t *testing.T) {
 	if st, ok := c.ProcessState.Sys().(interface{ Signal() unix.Signal }); err == nil || ok && st.Signal() != unix.SIGKILL {
 		t.Errorf("the process ended with %v", err)
 	}
+	if r := e.Viv("cgroup", "rm", "-r", "--dry-run", top); r.Code != 0 || strings.Count(r.Stdout, "rmdir ") < 2 {
+		t.Errorf("rm --dry-run: %v", r)
+	}
+	want(t, e.Viv("cgroup", "ls", "-q", top), 0, top+"\n"+group+"\n")
 	want(t, e.Viv("cgroup", "rm", "-r", top), 0, "")
 	fails(t, e.Viv("cgroup", "stat", top), 1, "no such control group")
 	fails(t, e.Viv("cgroup", "kill", "/"), 1, "root group")

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
 // that deal with control groups, or with what Debian's kernel does otherwise.
 var patterns = []string{
 	"./internal/kernel", "./internal/testenv", "./sandbox/...", "./monitor/...", "./layer", "./unionfs",
-	"./network", "./engine/...", "./cmd/viv-oci", "./test/vm/proof", "./test/blackbox",
+	"./network", "./engine/...", "./cmd/viv-oci", "./lab", "./test/vm/proof", "./test/blackbox",
 }
 
 // apart are packages of those that are not about the kernel.
@@ -38,13 +38,13 @@ var left = map[string]string{
 	"vivarium/sandbox/spawn":    "^TestCollectorRuns$",
 	"vivarium/sandbox/seccomp":  "^Test(OtherArchitectures|RandomProfiles|DockerProfileMeansTheSame)$",
 	"vivarium/test/blackbox": "^Test(Pull.*|CopyAndManifest|CorruptArchives|ExitCodes|TwoHundredAtOnce|KilledAnywhere|ImageConfig|SystemdMakesTheGroups" +
-		"|StorageDriver.*|DriversMakeTheSameLayers|KilledUnionServer|Union.*|Ns.*|Lab|Layer|Anatomy|Nonsense.*|MissingCommand|ImagesThatAreNot|NameInUse|Ps.*|ImagesList|VolumeList|NetworkList|Login.*|CredentialHelper|DescriptorsOfTheCaller" +
+		"|StorageDriver.*|DriversMakeTheSameLayers|KilledUnionServer|Union.*|Ns(Run|RunSubordinate|Enter|OfContainer)|CompletionOfArguments|Lab|Layer|Anatomy|Nonsense.*|MissingCommand|ImagesThatAreNot|NameInUse|Ps.*|ImagesList|VolumeList|NetworkList|Login.*|CredentialHelper|DescriptorsOfTheCaller" +
 		"|BuildFrom.*|BuildCheck|BuildFlags|BuildCacheOutside|BuildPush|Squash|BuildKilledKeepsSteps|BuildCacheInline|BuildCacheRefused|SeveralArguments|Remove.*|RenameRefused|Top|LogsOptions|InspectKinds|EventsOptions|Copy(Out|Into)|NameFiles|Health.*|CheckOfLeftovers|PortForms)$",
 }
 
 // tools are programs of the host that tests call in the machine, too: busybox has
 // them not, or with less.
-var tools = []string{"ip", "nft", "ps", "tar", "taskset", "unshare"}
+var tools = []string{"ip", "ipcmk", "ipcrm", "ipcs", "lsns", "nft", "nsenter", "ps", "tar", "taskset", "unshare"}
 
 // TestPackages runs the packages' tests in the machine; each test there is a
 // subtest here. VIV_TEST_VM_PACKAGES, a list of patterns, chooses others.
@@ -156,7 +156,7 @@ func compile(t *testing.T, dir string, packages []pkg) (map[string]string, []pro
 			t.Fatal(err)
 		}
 	}
-	for _, from := range []string{"./cmd/viv", "./cmd/viv-oci", "./cmd/viv-monitor", "./test/blackbox/syscalls"} {
+	for _, from := range []string{"./cmd/viv", "./cmd/viv-oci", "./cmd/viv-monitor", "./cmd/viv-union", "./test/blackbox/syscalls"} {
 		name := filepath.Base(from)
 		program := filepath.Join(dir, name)
 		goBuild(t, root, "build", "-trimpath", "-ldflags=-s -w", "-o", program, from)

@@ -23,20 +23,24 @@ import (
 
 // Step is one thing to do.
 type Step struct {
-	Op    string // "mkdir", "rmdir" or "write"
+	Op    string // "mkdir", "rmdir", "write" or "kill"
 	Path  string
-	Value string // of a write
+	Value string // of a write; of a kill, the numbers of the processes
 }
 
 // String is the step as one would type it.
 func (s Step) String() string {
-	if s.Op == "write" {
+	switch s.Op {
+	case "write":
 		return "echo " + s.Value + " > " + s.Path
+	case "kill":
+		return "kill -9 " + s.Value
 	}
 	return s.Op + " " + s.Path
 }
 
-// Do carries steps out, in order, until one fails.
+// Do carries steps out, in order, until one fails. It sends no signals: of a list that
+// has one, whoever is meant may have ended by now.
 func Do(steps []Step) error {
 	for _, s := range steps {
 		var err error
@@ -49,6 +53,8 @@ func Do(steps []Step) error {
 			err = unix.Rmdir(s.Path)
 		case "write":
 			err = write(s.Path, s.Value)
+		default:
+			err = errors.ErrUnsupported
 		}
 		if err != nil {
 			var at *fs.PathError
@@ -308,6 +314,25 @@ func Where(pid int) ([]Membership, error) {
 		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
 		if len(f) == 3 {
 			out = append(out, Membership{f[1], f[2]})
+		}
+	}
+	return out, nil
+}
+
+// ProcsFiles gives the files cgroup.procs of the groups that a process is in, of all
+// hierarchies that are mounted: whoever writes 0 there goes into them.
+func ProcsFiles(l cgroup.Layout, pid int) ([]string, error) {
+	list, err := Where(pid)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, h := range l.Hierarchies {
+		for _, m := range list {
+			names := strings.Split(m.Controllers, ",")
+			if h.V2 && m.Controllers == "" || !h.V2 && (slices.ContainsFunc(h.Controllers, func(c string) bool { return slices.Contains(names, c) }) || h.Name != "" && m.Controllers == "name="+h.Name) {
+				out = append(out, filepath.Join(h.Mount, m.Path, "cgroup.procs"))
+			}
 		}
 	}
 	return out, nil

@@ -153,3 +153,40 @@ func TestExampleLimit(t *testing.T) {
 		}
 	}
 }
+
+// TestStopSteps: what would be written, on v1 without a freezer of its own, with one, and on v2.
+func TestStopSteps(t *testing.T) {
+	files := map[string]string{"cgroup.procs": "12\n13\n", "freezer.state": "THAWED\n"}
+	g := v1(t, files)
+	dir := g.Dirs()[0].Path
+	kill, thaw := Step{Op: "kill", Value: "12 13"}, Step{"write", dir + "/freezer.state", "THAWED"}
+	if got, err := g.Kill(); err != nil || !slices.Equal(got, []Step{{"write", dir + "/freezer.state", "FROZEN"}, kill, thaw}) {
+		t.Errorf("v1: %v %v", got, err)
+	}
+	if got := kill.String(); got != "kill -9 12 13" {
+		t.Error(got)
+	}
+	if err := Do([]Step{kill}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("a signal: %v", err)
+	}
+	delete(files, "freezer.state")
+	g = v1(t, files)
+	g.Layout.Hierarchies[0].Controllers = []string{"memory"}
+	if got, err := g.Kill(); err != nil || !slices.Equal(got, []Step{kill}) {
+		t.Errorf("v1 without a freezer: %v %v", got, err)
+	}
+	if got, err := g.Freeze(true); err == nil {
+		t.Errorf("v1 without a freezer: %v", got)
+	}
+	files["cgroup.kill"], files["cgroup.freeze"] = "", "0\n"
+	g = v1(t, files)
+	h := &g.Layout.Hierarchies[0]
+	h.V2, h.Controllers = true, nil
+	dir = g.Dirs()[0].Path
+	if got, err := g.Kill(); err != nil || !slices.Equal(got, []Step{{"write", dir + "/cgroup.kill", "1"}}) {
+		t.Errorf("v2: %v %v", got, err)
+	}
+	if got, err := g.Freeze(false); err != nil || !slices.Equal(got, []Step{{"write", dir + "/cgroup.freeze", "0"}}) {
+		t.Errorf("v2: %v %v", got, err)
+	}
+}
