@@ -46,7 +46,7 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 		return fuse.Status(unix.ESTALE)
 	}
 	defer f.end()
-	n.mu.Lock()
+	f.lock(n)
 	defer n.mu.Unlock()
 	size, sized := in.GetSize()
 	if err := f.toChange(n, !sized || size > 0); err != nil {
@@ -259,7 +259,7 @@ func (f *FS) changeXattr(id uint64, attr string, fn func(path string) error) fus
 		return fuse.Status(unix.ESTALE)
 	}
 	defer f.end()
-	n.mu.Lock()
+	f.lock(n)
 	defer n.mu.Unlock()
 	if err := f.toChange(n, true); err != nil {
 		return fuse.ToStatus(err)

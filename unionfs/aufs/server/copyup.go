@@ -255,7 +255,7 @@ func (f *FS) copyUp(n *node, nm name, br *branch, content bool) error {
 	}
 	defer restore()
 	temp := f.tempName()
-	st, err := copyFile(srcDir, src, dir, temp, content)
+	st, err := f.copyFile(srcDir, src, dir, temp, content)
 	if err == nil {
 		err = f.takePlace(n, old, &st, dir, temp, nm.base, br)
 	}
@@ -313,7 +313,7 @@ func (f *FS) copyOrphan(n *node, br *branch, content bool) error {
 		return err
 	}
 	temp := f.tempName()
-	if _, err := copyFile(srcDir, src, br.orph, temp, content); err != nil {
+	if _, err := f.copyFile(srcDir, src, br.orph, temp, content); err != nil {
 		_ = unix.Unlinkat(br.orph, temp, 0)
 		return err
 	}
@@ -333,13 +333,13 @@ func (f *FS) copyOrphan(n *node, br *branch, content bool) error {
 }
 
 // copyFile copies what src in srcDir is to the new name dst in dstDir.
-func copyFile(srcDir int, src string, dstDir int, dst string, content bool) (st unix.Stat_t, err error) {
+func (f *FS) copyFile(srcDir int, src string, dstDir int, dst string, content bool) (st unix.Stat_t, err error) {
 	if err := unix.Fstatat(srcDir, src, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH); err != nil {
 		return st, err
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		err = copyRegular(srcDir, src, dstDir, dst, &st, content)
+		err = f.copyRegular(srcDir, src, dstDir, dst, &st, content)
 	case unix.S_IFLNK:
 		var target string
 		if target, err = readlink(srcDir, src); err == nil {
@@ -356,7 +356,7 @@ func copyFile(srcDir int, src string, dstDir int, dst string, content bool) (st 
 	return st, copyAttributes(srcDir, src, dstDir, dst, &st)
 }
 
-func copyRegular(srcDir int, src string, dstDir int, dst string, st *unix.Stat_t, content bool) error {
+func (f *FS) copyRegular(srcDir int, src string, dstDir int, dst string, st *unix.Stat_t, content bool) error {
 	out, err := unix.Openat(dstDir, dst, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
@@ -365,6 +365,7 @@ func copyRegular(srcDir int, src string, dstDir int, dst string, st *unix.Stat_t
 	if !content || st.Size == 0 {
 		return nil
 	}
+	f.device.relieve()
 	in, err := openAt(srcDir, src, unix.O_RDONLY)
 	if err != nil {
 		return err

@@ -246,7 +246,7 @@ func (f *FS) link(n, p *node, base string, out *fuse.EntryOut) error {
 	if err != nil {
 		return err
 	}
-	n.mu.Lock()
+	f.lock(n)
 	defer n.mu.Unlock()
 	limit, err := f.createBranch(p, o.white, false)
 	if err != nil {

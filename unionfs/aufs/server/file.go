@@ -70,7 +70,7 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	if n.dir {
 		return fuse.EISDIR
 	}
-	n.mu.Lock()
+	f.lock(n)
 	defer n.mu.Unlock()
 	return fuse.ToStatus(f.openNode(n, in, out))
 }
@@ -154,6 +154,7 @@ func (f *FS) giveContent(n *node, fd int) {
 	if n.stored == key {
 		return // it is there, or the kernel needed the memory
 	}
+	f.device.relieve() // the kernel waits for whoever reads the same page
 	buf := contentBuffers.Get().(*[storeUpTo]byte)
 	defer contentBuffers.Put(buf)
 	size, err := unix.Pread(fd, buf[:st.Size], 0)
@@ -232,7 +233,7 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		unix.Close(fd)
 		return
 	}
-	n.mu.Lock()
+	f.lock(n)
 	defer n.mu.Unlock()
 	n.open.total--
 	if in.Fh&writerMark != 0 {
@@ -282,7 +283,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, base string, out *fuse
 		_ = unix.Unlinkat(s.dir, base, 0)
 		return fuse.ToStatus(err)
 	}
-	n.mu.Lock()
+	f.lock(n)
 	defer n.mu.Unlock()
 	f.startIO(n, fd, in.Flags, &out.OpenOut)
 	return fuse.OK
@@ -297,7 +298,7 @@ func (f *FS) openExisting(p *node, in *fuse.CreateIn, base string, out *fuse.Cre
 	if n == nil || n.dir {
 		return fuse.EISDIR
 	}
-	n.mu.Lock()
+	f.lock(n)
 	defer n.mu.Unlock()
 	return fuse.ToStatus(f.openNode(n, &fuse.OpenIn{InHeader: in.InHeader, Flags: in.Flags &^ (unix.O_CREAT | unix.O_EXCL)}, &out.OpenOut))
 }
@@ -348,7 +349,7 @@ func (f *FS) tmpfile(p *node, dir int, br *branch, in *fuse.CreateIn, out *fuse.
 	f.newIno(keyOf(&st))
 	n := f.remember(f.ino(keyOf(&st)), false, name{}, func(n *node) { n.place.Store(&place{br: br, fd: keep}) })
 	f.fill(n, &st, &out.EntryOut)
-	n.mu.Lock()
+	f.lock(n)
 	defer n.mu.Unlock()
 	f.startIO(n, fd, in.Flags, &out.OpenOut)
 	return nil
@@ -363,6 +364,7 @@ func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResu
 		return f.readControl(in, buf)
 	}
 	if in.Size >= spliceFrom {
+		f.device.relieve()
 		return fuse.ReadResultFd(uintptr(fdOf(in.Fh)), int64(in.Offset), int(in.Size)), fuse.OK
 	}
 	n, err := unix.Pread(fdOf(in.Fh), buf[:min(int(in.Size), len(buf))], int64(in.Offset))

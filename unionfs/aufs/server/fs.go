@@ -35,6 +35,7 @@ type FS struct {
 	fuse.RawFileSystem
 	opts   aufs.Options
 	server *fuse.Server
+	device *device // nil where go-fuse reads the requests
 
 	mu       sync.RWMutex
 	branches []*branch // top-most first

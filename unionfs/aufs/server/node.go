@@ -93,6 +93,14 @@ type table struct {
 	byIno map[uint64]*node
 }
 
+// lock takes n.mu. Who holds it may be copying a file up.
+func (f *FS) lock(n *node) {
+	if !n.mu.TryLock() {
+		f.device.relieve()
+		n.mu.Lock()
+	}
+}
+
 func (f *FS) node(id uint64) *node {
 	f.tree.RLock()
 	defer f.tree.RUnlock()

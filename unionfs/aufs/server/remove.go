@@ -62,7 +62,7 @@ func (f *FS) Unlink(_ <-chan struct{}, h *fuse.InHeader, base string) fuse.Statu
 func (f *FS) unlink(p *node, base string, o *object) error {
 	n := f.named(f.ino(keyOf(&o.st)))
 	if n != nil {
-		n.mu.Lock()
+		f.lock(n)
 		defer n.mu.Unlock()
 	}
 	drop, err := f.loseName(n, name{p, base}, o)

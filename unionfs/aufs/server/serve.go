@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -32,48 +31,65 @@ func Start(opts aufs.Options, source, point string, debug bool) (*Mount, error) 
 	if err != nil {
 		return nil, fmt.Errorf("find mount point %s: %w", point, err)
 	}
-	f, err := prepare(opts)
-	if err != nil {
-		return nil, err
+	m, err := begin(opts, source, debug)
+	if err == nil {
+		err = m.attach(abs)
 	}
-	srv, err := fuse.NewServer(f, abs, mountOptions(opts, source, debug))
 	if err != nil {
-		f.Close()
 		return nil, fmt.Errorf("mount union on %s: %w", point, err)
 	}
-	m := &Mount{fs: f, server: srv, point: abs, tree: -1}
-	m.readAhead()
 	return m, nil
 }
 
 // StartDetached makes a union that is attached to no tree: Tree is all that leads to it. It is
-// otherwise as Start. Flags of the options are not looked at.
+// otherwise as Start.
 func StartDetached(opts aufs.Options, source string, debug bool) (*Mount, error) {
+	m, err := begin(opts, source, debug)
+	if err != nil {
+		return nil, fmt.Errorf("mount union: %w", err)
+	}
+	return m, nil
+}
+
+// begin opens the branches and makes the mount, attached to no tree.
+func begin(opts aufs.Options, source string, debug bool) (*Mount, error) {
 	f, err := prepare(opts)
 	if err != nil {
 		return nil, err
 	}
-	mo := mountOptions(opts, source, debug)
-	mo.DirectMountStrict = false // go-fuse has nothing to mount
-	dev, tree, err := mountDetached(source, mo.MaxWrite)
+	mo := mountOptions(opts, debug)
+	dev, tree, err := mountDetached(opts, source, mo.MaxWrite)
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("mount union: %w", err)
+		return nil, err
 	}
-	srv, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", dev), mo)
+	m := &Mount{fs: f, point: procFD(tree), tree: tree}
+	if m.server, err = fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", dev), mo); err == nil && !debug {
+		f.device, err = newDevice(f, m.server, dev, mo)
+	}
 	if err != nil {
 		unix.Close(tree)
 		f.Close()
-		return nil, fmt.Errorf("mount union: %w", err)
+		return nil, err
 	}
-	m := &Mount{fs: f, server: srv, point: procFD(tree), tree: tree}
 	m.readAhead()
 	return m, nil
 }
 
+// attach puts the mount on a directory.
+func (m *Mount) attach(point string) error {
+	err := unix.MoveMount(m.tree, "", unix.AT_FDCWD, point, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS)
+	unix.Close(m.tree)
+	m.tree, m.point = -1, point
+	if err != nil {
+		m.fs.Close()
+	}
+	return err
+}
+
 // mountDetached makes the connection to the kernel and the mount: with the options that
 // mount.fuse(8) gives, by fsopen(2).
-func mountDetached(source string, maxRead int) (dev, tree int, err error) {
+func mountDetached(opts aufs.Options, source string, maxRead int) (dev, tree int, err error) {
 	if dev, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
 		return -1, -1, fmt.Errorf("open /dev/fuse: %w", err)
 	}
@@ -95,7 +111,11 @@ func mountDetached(source string, maxRead int) (dev, tree int, err error) {
 			err = unix.FsconfigCreate(fs)
 		}
 		if err == nil {
-			tree, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+			attr := 0
+			for _, o := range opts.Flags {
+				attr |= mountFlags[o]
+			}
+			tree, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
 		}
 	}
 	if err != nil {
@@ -132,26 +152,13 @@ const spareProcs = 4
 // readBytes is how much the kernel asks for at a time.
 const readBytes = 1 << 20
 
-func mountOptions(opts aufs.Options, source string, debug bool) *fuse.MountOptions {
-	flags := uintptr(0)
-	for _, o := range opts.Flags {
-		flags |= mountFlags[o]
-	}
-	if flags == 0 {
-		flags = syscall.MS_MGC_VAL // go-fuse takes 0 for its own default
-	}
+func mountOptions(opts aufs.Options, debug bool) *fuse.MountOptions {
 	mo := &fuse.MountOptions{
-		AllowOther:        true,
-		Options:           []string{"default_permissions"},
-		FsName:            source,
-		Name:              "viv-union",
-		DirectMountStrict: true,
-		DirectMountFlags:  flags,
-		MaxBackground:     64,
-		MaxWrite:          readBytes,
-		EnableAcl:         true,
-		Debug:             debug,
-		Logger:            log.New(io.Discard, "", 0),
+		MaxBackground: 64,
+		MaxWrite:      readBytes,
+		EnableAcl:     true,
+		Debug:         debug,
+		Logger:        log.New(io.Discard, "", 0),
 		// A write's umask, a truncating open and the end of setuid bits come with
 		// the request that they belong to: none needs another one.
 		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT |
@@ -166,9 +173,10 @@ func mountOptions(opts aufs.Options, source string, debug bool) *fuse.MountOptio
 	return mo
 }
 
-var mountFlags = map[string]uintptr{
-	"ro": unix.MS_RDONLY, "nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "noexec": unix.MS_NOEXEC,
-	"noatime": unix.MS_NOATIME, "nodiratime": unix.MS_NODIRATIME,
+// mountFlags are options of any mount, as fsmount(2) has them.
+var mountFlags = map[string]int{
+	"ro": unix.MOUNT_ATTR_RDONLY, "nosuid": unix.MOUNT_ATTR_NOSUID, "nodev": unix.MOUNT_ATTR_NODEV, "noexec": unix.MOUNT_ATTR_NOEXEC,
+	"noatime": unix.MOUNT_ATTR_NOATIME, "nodiratime": unix.MOUNT_ATTR_NODIRATIME,
 }
 
 // readAhead lets the kernel read ahead as far as one request goes. It offers 128
@@ -211,7 +219,10 @@ func (m *Mount) Serve() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spareProcs)
 	}
-	m.server.Serve()
+	if m.fs.device != nil {
+		m.fs.device.serve()
+	}
+	m.server.Serve() // which only finds that the union is gone, if there was a device
 	if m.fs.watch != nil {
 		m.fs.watch.close()
 	}
