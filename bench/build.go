@@ -45,8 +45,11 @@ func (b *bench) buildah() builder {
 	dir := filepath.Join(b.dir, "podman")
 	s.argv = []string{
 		path, "--root", dir + "/root", "--runroot", dir + "/run", "--storage-driver", "overlay", "build", "-q", "--layers",
-		"--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000", "--cgroup-parent", groupParent, "--network", "host", "-t",
+		"--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000", "--network", "host",
+		// It puts each command into this group itself, and crun wants one without others in it.
+		"--cgroup-parent", groupParent + "/buildah",
 	}
+	s.argv = append(s.argv, "-t")
 	return s
 }
 

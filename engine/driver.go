@@ -97,7 +97,7 @@ func (e *Engine) probeDrivers(ctx context.Context) string {
 	for _, name := range []string{unionfs.DriverOverlay, unionfs.DriverAUFS} {
 		d, err := e.driverNamed(name)
 		if err == nil {
-			err = unionfs.Probe(ctx, d, e.Root+"/tmp")
+			err = e.probeDriver(ctx, d)
 		}
 		if err == nil {
 			return name
@@ -105,6 +105,29 @@ func (e *Engine) probeDrivers(ctx context.Context) string {
 		e.notice("the storage driver %s does not work here: %v", name, err)
 	}
 	return unionfs.DriverCopy
+}
+
+// probeDriver tries a driver in a staging directory, whose flock says that it is in use.
+func (e *Engine) probeDriver(ctx context.Context, d unionfs.Driver) error {
+	for {
+		dir, err := os.MkdirTemp(e.Root+"/tmp", "probe-")
+		if err != nil {
+			return err
+		}
+		lock, err := lockFile(dir)
+		if err == nil && sameFile(lock, dir) {
+			defer lock.Close()
+			defer os.RemoveAll(dir)
+			return unionfs.Probe(ctx, d, dir)
+		}
+		if err == nil {
+			lock.Close() // somebody took it for one of a killed command, just before
+			continue
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return errors.Join(err, os.RemoveAll(dir))
+		}
+	}
 }
 
 // layerIn is the writable layer of a container whose directory is dir.

@@ -313,6 +313,10 @@ func (e *Engine) checkStaging(repair bool) []Finding {
 			if info, err := ent.Info(); err != nil || time.Since(info.ModTime()) < stagingAge {
 				continue
 			}
+		case "probe":
+			if lockBusy(filepath.Join(e.Root, "tmp", ent.Name())) {
+				continue
+			}
 		default:
 			continue
 		}

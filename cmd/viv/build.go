@@ -50,7 +50,7 @@ func newBuild(a *app) *cobra.Command {
 	fs.BoolVar(&o.Pull, "pull", false, "always attempt to pull all referenced images")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "suppress the build output and print image ID on success")
 	fs.StringVar(&f.iidfile, "iidfile", "", "write the image ID to a file")
-	fs.StringVar(&f.progress, "progress", "auto", "set type of progress output (auto, plain, quiet)")
+	fs.StringVar(&f.progress, "progress", "", "set type of progress output (auto, plain, tty, quiet, rawjson); BUILDKIT_PROGRESS sets another default than auto")
 	fs.StringVar(&o.Network, "network", "default", "set the networking mode for the RUN instructions during build (default, none, host)")
 	fs.StringArrayVar(&o.ExtraHosts, "add-host", nil, "add a custom host-to-IP mapping (format: host:ip)")
 	fs.StringArrayVar(&o.Allow, "allow", nil, "allow extra privileged entitlement (network.host, security.insecure)")
@@ -99,8 +99,8 @@ func (f *buildFlags) build(ctx context.Context, a *app, o engine.BuildOptions) e
 	}
 	o.Progress, o.Built, o.Pushed = show.event, show.built, show.pushed
 	img, err := e.Build(ctx, o)
+	show.end()
 	if err != nil {
-		show.end()
 		return show.failure(err)
 	}
 	if f.iidfile != "" && img.ID != "" {
@@ -113,10 +113,7 @@ func (f *buildFlags) build(ctx context.Context, a *app, o engine.BuildOptions) e
 			return err
 		}
 	}
-	switch {
-	case img.ID == "":
-		show.end()
-	case f.quiet || f.progress == "quiet":
+	if img.ID != "" && (f.quiet || f.progress == "quiet") {
 		fmt.Fprintln(a.out, img.ID)
 	}
 	return nil

@@ -251,8 +251,16 @@ func (m *Machine) Console() string {
 // PowerCut takes the machine's power away: what it has written to its disks stays,
 // what is still in its memory is lost.
 func (m *Machine) PowerCut() error {
+	return m.PowerCutAfter(func(protocol.Line) {})
+}
+
+// PowerCutAfter is PowerCut, and hands out the lines that had come before.
+func (m *Machine) PowerCutAfter(each func(protocol.Line)) error {
 	if err := m.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("cut the machine's power: %w", err)
+	}
+	for line := range m.lines {
+		each(line)
 	}
 	m.Close()
 	return nil
