@@ -67,7 +67,8 @@ type Done struct {
 	Run    string
 	Output string
 	Code   int
-	Err    error // what it should have shown and did not
+	Kept   string // the variable that the output is kept in, "" for none
+	Err    error  // what it should have shown and did not
 }
 
 // Options of Run.
@@ -79,9 +80,11 @@ type Options struct {
 	Without bool
 	// Nearest shows what is shown where the kernel cannot do the experiment.
 	Nearest bool
-	// Why is called if what comes nearest is shown instead, with the reason. Before is
-	// called with each step before it is run, After with its outcome; an error of
-	// Before ends the experiment. Each may be nil.
+	// Begin is called with the directory that the commands run in. Why is called if what
+	// comes nearest is shown instead, with the reason. Before is called with each step
+	// before it is run, After with its outcome; an error of Before ends the experiment.
+	// Each may be nil.
+	Begin  func(dir string)
 	Why    func(string)
 	Before func(Done) error
 	After  func(Done)
@@ -112,6 +115,9 @@ func (e Experiment) run(ctx context.Context, o Options) (err error) {
 	}
 	r := &run{place: p, vars: map[string]string{"LAB": p.name()}, o: o}
 	defer func() { err = errors.Join(err, r.place.leave(e)) }()
+	if o.Begin != nil {
+		o.Begin(p.dir)
+	}
 	steps, err := r.choose(ctx, e)
 	if err != nil {
 		return err
@@ -190,7 +196,7 @@ func (r *run) step(ctx context.Context, s Step) error {
 		return nil
 	}
 	command = words(command)
-	d := Done{Say: s.Say.In(r.o.Lang), Run: command}
+	d := Done{Say: s.Say.In(r.o.Lang), Run: command, Kept: s.Save}
 	if r.o.Before != nil {
 		if err := r.o.Before(d); err != nil {
 			return err

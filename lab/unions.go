@@ -24,7 +24,7 @@ func unions() []Experiment {
 			About: Text{"An image is a stack of layers. One that is built on another has that one's layers, which are on disk once, and its own changes on top.",
 				"镜像由层叠成。在另一个镜像上构建的镜像共用它的层（磁盘上只有一份），再加上自己的改动。"},
 			Steps: []Step{
-				{Say: Text{"An image with one file", "只有一个文件的镜像"}, Run: "mkdir base && echo 'I am the base' >base/base.txt && printf 'FROM scratch\nCOPY base.txt /tmp/\nCMD [\"none\"]\n' >base/Dockerfile && viv build -q -t $LAB-base base"},
+				{Say: Text{"An image with one file", "只有一个文件的镜像"}, Run: "mkdir base && echo 'I am the base' >base/base.txt && printf 'FROM scratch\\nCOPY base.txt /tmp/\\nCMD [\"none\"]\\n' >base/Dockerfile && viv build -q -t $LAB-base base"},
 				{Say: Text{"Another that is built on it, with one more", "在它上面构建，多一个文件"}, Run: "mkdir changed && echo 'hello' >changed/newfile && printf \"FROM $LAB-base\\nCOPY newfile /tmp/\\n\" >changed/Dockerfile && viv build -q -t $LAB-changed changed",
 					Without: "viv tag $LAB-base $LAB-changed"},
 				{Say: Text{"What was done to make it", "查看执行的操作"}, Run: "viv history --format '{{.CreatedBy}}' $LAB-changed", Check: has("COPY newfile", "COPY base.txt")},
@@ -40,7 +40,7 @@ func unions() []Experiment {
 			About: Text{"Between the image and the layer of a container lies one more that is only read: it has what is needed to mount /dev, /proc, /etc/hosts and others on.",
 				"镜像层和容器层之间还有一个只读的 init layer：为 /dev、/proc、/etc/hosts 等提供挂载点。"},
 			Steps: []Step{
-				{Say: Text{"An image with one file, and a container of it", "只有一个文件的镜像，和它的容器"}, Run: "mkdir base && echo x >base/file && printf 'FROM scratch\nCOPY file /\nCMD [\"none\"]\n' >base/Dockerfile && viv build -q -t $LAB base && viv create --name $LAB $LAB",
+				{Say: Text{"An image with one file, and a container of it", "只有一个文件的镜像，和它的容器"}, Run: "mkdir base && echo x >base/file && printf 'FROM scratch\\nCOPY file /\\nCMD [\"none\"]\\n' >base/Dockerfile && viv build -q -t $LAB base && viv create --name $LAB $LAB",
 					Without: "viv create --name $LAB host true"},
 				{Say: Text{"Below the container's layer lie the init layer and that of the image", "容器层下面是 init layer 和镜像层"}, Run: "viv inspect -f '{{.GraphDriver.Data.LowerDir}}' $LAB | tr : '\\n'", Check: has("init")},
 				{Say: Text{"The init layer has places for mounts", "init layer 里是挂载点"}, Run: "ls $(viv inspect -f '{{.GraphDriver.Data.LowerDir}}' $LAB | cut -d: -f1)", Check: has("dev", "etc", "proc", "sys", "!file")},

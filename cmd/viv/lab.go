@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,11 +20,13 @@ type labRow struct{ ID, Title string }
 type labStep struct {
 	Say, Run, Output string
 	Code             int
+	Kept             string `json:",omitempty"` // the variable that later steps find the output in
 	Error            string `json:",omitempty"`
 }
 
 type labResult struct {
 	ID, Title string
+	Directory string `json:",omitempty"` // in which the commands ran; its last part is $LAB
 	Passed    bool
 	LeftOut   string `json:",omitempty"` // why it was not run
 	Nearest   string `json:",omitempty"` // why something else was shown that comes nearest
@@ -173,6 +176,10 @@ func (r *labRunner) run(e lab.Experiment) error {
 	r.result = labResult{ID: e.ID, Title: e.Title.In(r.lang), Steps: []labStep{}}
 	r.say("## %s\n\n%s\n", e.Title.In(r.lang), e.About.In(r.lang))
 	err := e.Run(r.ctx, lab.Options{Viv: r.viv, Lang: r.lang, Before: r.before, After: r.after,
+		Begin: func(dir string) {
+			r.result.Directory = dir
+			r.say("\n    $ mkdir %s && cd %[1]s && export LAB=%s\n", dir, filepath.Base(dir))
+		},
 		Why: func(why string) {
 			r.result.Nearest = why
 			r.say("\n%s\n", why)
@@ -206,8 +213,14 @@ func (r *labRunner) say(format string, args ...any) {
 
 func (r *labRunner) before(d lab.Done) error {
 	r.say("\n%s:\n\n", d.Say)
+	open := 0 // parentheses: what is in them is one command
 	for line := range strings.Lines(d.Run) {
-		r.say("    $ %s\n", strings.TrimSuffix(line, "\n"))
+		prompt := "$"
+		if open > 0 {
+			prompt = ">"
+		}
+		r.say("    %s %s\n", prompt, strings.TrimSuffix(line, "\n"))
+		open += strings.Count(line, "(") - strings.Count(line, ")")
 	}
 	if r.keys == nil {
 		return nil
@@ -229,12 +242,15 @@ func (r *labRunner) before(d lab.Done) error {
 }
 
 func (r *labRunner) after(d lab.Done) {
-	s := labStep{Say: d.Say, Run: d.Run, Output: d.Output, Code: d.Code}
+	s := labStep{Say: d.Say, Run: d.Run, Output: d.Output, Code: d.Code, Kept: d.Kept}
 	if d.Err != nil {
 		s.Error = d.Err.Error()
 	}
 	r.result.Steps = append(r.result.Steps, s)
 	for line := range strings.Lines(d.Output) {
-		r.say("    %s\n", printable(strings.TrimSuffix(line, "\n")))
+		r.say("    %s\n", printable(strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", "    ")))
+	}
+	if d.Kept != "" {
+		r.say("    $ %s='%s'\n", d.Kept, printable(d.Output))
 	}
 }

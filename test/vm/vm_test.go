@@ -47,7 +47,8 @@ var left = map[string]string{
 var tools = []string{"ip", "ipcmk", "ipcrm", "ipcs", "lsns", "nft", "nsenter", "ps", "tar", "taskset", "unshare"}
 
 // TestPackages runs the packages' tests in the machine; each test there is a
-// subtest here. VIV_TEST_VM_PACKAGES, a list of patterns, chooses others.
+// subtest here. VIV_TEST_VM_PACKAGES, a list of patterns, chooses others, and
+// VIV_TEST_VM_RUN tests of them by a regular expression.
 func TestPackages(t *testing.T) {
 	needsMachine(t)
 	dir := t.TempDir()
@@ -148,7 +149,7 @@ func compile(t *testing.T, dir string, packages []pkg) (map[string]string, []pro
 		}
 		jobs = append(jobs, protocol.Job{
 			Name: p.ImportPath, Path: at + "/package.test", Dir: at, Env: env,
-			Args: []string{"-test.v=test2json", "-test.timeout=8m", "-test.skip=" + left[p.ImportPath]},
+			Args: []string{"-test.v=test2json", "-test.timeout=8m", "-test.skip=" + left[p.ImportPath], "-test.run=" + os.Getenv("VIV_TEST_VM_RUN")},
 		})
 	}
 	for _, name := range tools {
