@@ -58,7 +58,8 @@ type Runtime struct {
 	// limits are passed over.
 	NoCgroups bool
 	// Crun says that the caller expects crun, and not runc, where the two differ:
-	// createContainer hooks begin in the bundle then, and not in the root file system.
+	// createContainer hooks begin in the bundle then, and not in the root file system, and
+	// crun's record of a container is kept, too.
 	Crun bool
 	// Rootless is plan.Options.Rootless.
 	Rootless bool
@@ -514,6 +515,11 @@ func (l *launch) recordProcess() error {
 		return fmt.Errorf("look at process %d: %w", l.proc.Pid, err)
 	}
 	l.rec.Pid, l.rec.StartTime = l.proc.Pid, p.StartTime
+	if l.r.Crun {
+		if err := l.saveCrunStatus(); err != nil {
+			return err
+		}
+	}
 	return l.dir.SaveLocked(l.rec)
 }
 

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -277,6 +278,18 @@ func TestAsCrun(t *testing.T) {
 		}
 		if got := strings.Fields(b.must("exec", "--no-new-privs", b.id, "grep", "NoNewPrivs", "/proc/self/status"))[1]; got != "1" {
 			t.Errorf("%s: --no-new-privs gives %s", c.name, got)
+		}
+		var kept struct {
+			Pid         int
+			Bundle      string
+			Descriptors string `json:"external_descriptors"`
+		}
+		text, err := os.ReadFile(filepath.Join(b.root, b.id, "status"))
+		if c.name == crun && err == nil {
+			err = json.Unmarshal(text, &kept)
+		}
+		if (err == nil) != (c.name == crun) || c.name == crun && (kept.Pid != *b.state().Pid || kept.Bundle != b.bundle || !strings.HasPrefix(kept.Descriptors, `["`)) {
+			t.Errorf("%s: crun's record: %s, %v", c.name, text, err)
 		}
 		b.must("delete", "--force", b.id)
 		got, err := os.ReadFile(out)

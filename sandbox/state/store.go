@@ -5,6 +5,7 @@
 //	ID/state.json   the record (State), replaced as a whole
 //	ID/config.json  the spec as it was when the container was created
 //	ID/exec.fifo    where the process waits for start; gone once it has started
+//	ID/status       crun's record, for callers of `crun`
 //
 // A name is taken by making its directory. Whoever changes a container holds
 // the lock of its directory (flock(2)), which the kernel lets go of when its
@@ -38,6 +39,7 @@ const (
 	recordFile = "state.json"
 	SpecFile   = "config.json"
 	FifoFile   = "exec.fifo"
+	crunFile   = "status"
 )
 
 // Store is the directory of all containers.
@@ -225,6 +227,14 @@ func (d *Dir) SaveLocked(s *State) error {
 func (d *Dir) WriteSpecLocked(spec []byte) error {
 	if err := writeAt(d.fd, SpecFile, spec, 0o600); err != nil {
 		return fmt.Errorf("keep the spec of container %s: %w", d.ID, err)
+	}
+	return nil
+}
+
+// WriteCrunStatusLocked keeps the record that crun would have of the container.
+func (d *Dir) WriteCrunStatusLocked(status []byte) error {
+	if err := d.replace(crunFile, status); err != nil {
+		return fmt.Errorf("write crun's record of container %s: %w", d.ID, err)
 	}
 	return nil
 }
