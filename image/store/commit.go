@@ -310,11 +310,7 @@ func (s *Store) placeLayer(p placedLayer) error {
 // Unpack makes an image usable that another tool put into the layout, or whose
 // layers were lost: it unpacks what is missing from the blobs.
 func (s *Store) Unpack(ctx context.Context, ref string) (image.Image, error) {
-	entries, err := s.readIndex()
-	if err != nil {
-		return image.Image{}, err
-	}
-	e, err := find(entries, ref)
+	_, e, err := s.lookup(ref)
 	if err != nil {
 		return image.Image{}, err
 	}

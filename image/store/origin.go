@@ -110,11 +110,7 @@ func (s *Store) dropOriginsLocked() error {
 // Top tells what a name or an ID means: the manifest of an image, or an index of
 // several, as it was pulled or made.
 func (s *Store) Top(ref string) (ocispec.Descriptor, error) {
-	entries, err := s.readIndex()
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	e, err := find(entries, ref)
+	_, e, err := s.lookup(ref)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}

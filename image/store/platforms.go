@@ -68,11 +68,7 @@ func (t *Tx) CommitIndex(ctx context.Context, spec IndexSpec) (image.Image, erro
 //
 // Errors: those of Resolve, image.ErrNoPlatform.
 func (s *Store) ResolvePlatform(ref string, want ocispec.Platform) (image.Image, error) {
-	entries, err := s.readIndex()
-	if err != nil {
-		return image.Image{}, err
-	}
-	e, err := find(entries, ref)
+	entries, e, err := s.lookup(ref)
 	if err != nil {
 		return image.Image{}, err
 	}

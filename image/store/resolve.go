@@ -44,15 +44,21 @@ func (s *Store) Resolve(ref string) (image.Image, error) {
 
 // Lookup tells the ID that Resolve would find, reading the index only.
 func (s *Store) Lookup(ref string) (digest.Digest, error) {
-	entries, err := s.readIndex()
-	if err != nil {
-		return "", err
-	}
-	e, err := find(entries, ref)
+	_, e, err := s.lookup(ref)
 	if err != nil {
 		return "", err
 	}
 	return s.entryID(e)
+}
+
+// lookup finds what a reference means in the index as it is now.
+func (s *Store) lookup(ref string) ([]entry, entry, error) {
+	entries, err := s.readIndex()
+	if err != nil {
+		return nil, entry{}, err
+	}
+	e, err := find(entries, ref)
+	return entries, e, err
 }
 
 // find picks the descriptor that a reference means.
