@@ -135,6 +135,10 @@ func TestNsPersist(t *testing.T) {
 		}
 	}()
 	want(t, e.Tool("nsenter", "--uts="+at, "hostname").Run(), 0, "kept\n")
+	want(t, e.Viv("ns", "enter", "--uts="+at, "hostname"), 0, "kept\n")
+	if r := e.Viv("ns", "ls", "-t", "uts", "--format", "{{.NProcs}} {{.Files}}"); !strings.Contains(r.Stdout, "0 "+at+"\n") {
+		t.Errorf("ls does not list it: %v", r)
+	}
 }
 
 // TestNsEnter runs the same words with viv ns enter and with nsenter(1), in a process
