@@ -207,3 +207,19 @@ func TestSwapOnV1(t *testing.T) {
 		t.Errorf("%v %v", steps, err)
 	}
 }
+
+// FuzzSet: whatever is to be set, only files of the group are written.
+func FuzzSet(f *testing.F) {
+	for _, seed := range [][2]string{{"memory.max", "1G"}, {"cpu.max", "max 1"}, {"io.max", "8:0 rbps=1"}, {"cpu.weight", "0"}, {"cgroup.freeze", "1"}, {"../x", "1"}, {"a\x00", ""}} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, name, value string) {
+		g := v1(t, map[string]string{"memory.limit_in_bytes": "1", "cpu.cfs_quota_us": "-1", "cpu.shares": "2", "freezer.state": "THAWED", "blkio.throttle.read_bps_device": ""})
+		steps, err := g.Set(name, value)
+		for _, s := range steps {
+			if err != nil || s.Op != "write" || filepath.Dir(s.Path) != g.Dirs()[0].Path {
+				t.Errorf("%q=%q: %v %v", name, value, s, err)
+			}
+		}
+	})
+}
