@@ -26,17 +26,18 @@ func newNsGroup(a *app) *cobra.Command {
 type nsRow struct {
 	NS, Type, NProcs, PID, User, Command, Container string
 	Parent, Owner                                   string
+	Files                                           string // that keep it
 }
 
 var nsHeaders = headers{"NS": "NS", "Type": "TYPE", "NProcs": "NPROCS", "PID": "PID", "User": "USER", "Command": "COMMAND",
-	"Container": "CONTAINER", "Parent": "PNS", "Owner": "ONS"}
+	"Container": "CONTAINER", "Parent": "PNS", "Owner": "ONS", "Files": "KEPT BY"}
 
 func newNsLs(a *app) *cobra.Command {
 	var kinds []string
 	var pid int
 	var quiet bool
-	l := listing{table: "{{.NS}}\t{{.Type}}\t{{.NProcs}}\t{{.PID}}\t{{.User}}\t{{.Container}}\t{{.Command}}", headers: nsHeaders, quiet: "{{.NS}}"}
-	c := &cobra.Command{Use: "ls [OPTIONS]", Short: "List the namespaces in which there are processes", Args: noArgs}
+	l := listing{table: "{{.NS}}\t{{.Type}}\t{{.Owner}}\t{{.NProcs}}\t{{.PID}}\t{{.User}}\t{{.Container}}\t{{.Command}}{{if not .PID}}kept by {{.Files}}{{end}}", headers: nsHeaders, quiet: "{{.NS}}"}
+	c := &cobra.Command{Use: "ls [OPTIONS]", Short: "List the namespaces in which there are processes, or which files keep", Args: noArgs}
 	fs := c.Flags()
 	fs.StringSliceVarP(&kinds, "type", "t", nil, "only namespaces of a type (cgroup, ipc, mnt, net, pid, time, user, uts)")
 	fs.IntVarP(&pid, "task", "p", 0, "only the namespaces of a process")
@@ -97,17 +98,21 @@ func (a *app) containersOf(ctx context.Context) map[int]string {
 	return names
 }
 
-// rowOf describes a namespace by its first process. It is a container's if that is
-// its first process.
+// rowOf describes a namespace by its first process, or by the files that keep it. It is
+// a container's if that is its first process.
 func rowOf(n namespace.Namespace, names map[int]string) nsRow {
-	pid := n.PIDs[0]
-	row := nsRow{NS: strconv.FormatUint(n.Inode, 10), Type: string(n.Kind), NProcs: strconv.Itoa(len(n.PIDs)), PID: strconv.Itoa(pid), Container: names[pid]}
+	row := nsRow{NS: strconv.FormatUint(n.Inode, 10), Type: string(n.Kind), NProcs: strconv.Itoa(len(n.PIDs)), Files: printable(strings.Join(n.Files, " "))}
 	if n.Parent != 0 {
 		row.Parent = strconv.FormatUint(n.Parent, 10)
 	}
 	if n.Owner != 0 {
 		row.Owner = strconv.FormatUint(n.Owner, 10)
 	}
+	if len(n.PIDs) == 0 {
+		return row
+	}
+	pid := n.PIDs[0]
+	row.PID, row.Container = strconv.Itoa(pid), names[pid]
 	if info, err := os.Stat("/proc/" + row.PID); err == nil {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
 			row.User = userName(st.Uid)
@@ -169,6 +174,9 @@ func newNsTree(a *app) *cobra.Command {
 				}
 				row := rowOf(n, names)
 				line := fmt.Sprintf("%s%s  %s  pid %s  %s", strings.Repeat("  ", depth), row.NS, row.User, row.PID, row.Command)
+				if row.PID == "" {
+					line = fmt.Sprintf("%s%s  kept by %s", strings.Repeat("  ", depth), row.NS, row.Files)
+				}
 				if row.Container != "" {
 					line += "  container " + row.Container
 				}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -107,11 +108,13 @@ func inode(pid int, k Kind) (uint64, error) {
 
 func file(pid int, k Kind) string { return "/proc/" + strconv.Itoa(pid) + "/ns/" + string(k) }
 
-// Namespace is one namespace in which there are processes.
+// Namespace is one namespace, in which there are processes or which a file keeps.
 type Namespace struct {
 	Inode uint64
 	Kind  Kind
 	PIDs  []int // that are in it and can be looked at, ascending
+	// Files are those that it is bound to, in our mount namespace, as ip-netns(8) does it.
+	Files []string
 	// Parent is the namespace above, of a user or PID namespace; 0 at the top, or
 	// where it is not to be seen from here.
 	Parent uint64
@@ -119,8 +122,8 @@ type Namespace struct {
 	Owner uint64
 }
 
-// List lists the namespaces of all processes that can be looked at, by number; of
-// some kinds only, if any are given.
+// List lists the namespaces of all processes that can be looked at, and those that files
+// keep, by number; of some kinds only, if any are given.
 func List(kinds ...Kind) ([]Namespace, error) {
 	if len(kinds) == 0 {
 		kinds = Kinds()
@@ -128,10 +131,6 @@ func List(kinds ...Kind) ([]Namespace, error) {
 	pids, err := processes()
 	if err != nil {
 		return nil, err
-	}
-	type key struct {
-		kind  Kind
-		inode uint64
 	}
 	found := make(map[key]*Namespace)
 	for _, pid := range pids {
@@ -143,10 +142,13 @@ func List(kinds ...Kind) ([]Namespace, error) {
 			at := key{k, n}
 			if found[at] == nil {
 				found[at] = &Namespace{Inode: n, Kind: k}
-				found[at].relate(pid)
+				found[at].relate(file(pid, k))
 			}
 			found[at].PIDs = append(found[at].PIDs, pid)
 		}
+	}
+	if err := addKept(found, kinds); err != nil {
+		return nil, err
 	}
 	out := make([]Namespace, 0, len(found))
 	for _, n := range found {
@@ -158,9 +160,38 @@ func List(kinds ...Kind) ([]Namespace, error) {
 	return out, nil
 }
 
+type key struct {
+	kind  Kind
+	inode uint64
+}
+
+// addKept adds the namespaces that are mounted: what is mounted says which it is
+// (proc_pid_mountinfo(5); nsfs, "uts:[4026532177]").
+func addKept(found map[key]*Namespace, kinds []Kind) error {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("nsfs"))
+	if err != nil {
+		return fmt.Errorf("look for namespaces that are mounted: %w", err)
+	}
+	for _, m := range mounts {
+		name, number, _ := strings.Cut(strings.TrimSuffix(m.Root, "]"), ":[")
+		k := Kind(strings.TrimSuffix(name, "_for_children"))
+		n, err := strconv.ParseUint(number, 10, 64)
+		if err != nil || !slices.Contains(kinds, k) {
+			continue
+		}
+		at := key{k, n}
+		if found[at] == nil {
+			found[at] = &Namespace{Inode: n, Kind: k}
+			found[at].relate(m.Mountpoint)
+		}
+		found[at].Files = append(found[at].Files, m.Mountpoint)
+	}
+	return nil
+}
+
 // relate asks for parent and owner (ioctl_ns(2), Linux 4.9).
-func (n *Namespace) relate(pid int) {
-	fd, err := unix.Open(file(pid, n.Kind), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func (n *Namespace) relate(file string) {
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return
 	}

@@ -91,7 +91,7 @@ func (c Command) Run() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	in, out, err := os.Pipe()
+	in, out, err := socketpair()
 	if err != nil {
 		return 0, err
 	}
@@ -122,6 +122,13 @@ func (c Command) Run() (int, error) {
 		_ = cmd.Wait()
 		return 0, fmt.Errorf("start the command: %w", err)
 	}
+	if at := c.Persist[Time]; at != "" {
+		if err := c.persistTime(cmd.Process.Pid, at, out); err != nil {
+			out.Close()
+			_ = cmd.Wait()
+			return 0, err
+		}
+	}
 	out.Close()
 	ended := make(chan struct{})
 	go func() {
@@ -140,6 +147,15 @@ func (c Command) Run() (int, error) {
 	err = cmd.Wait()
 	close(ended)
 	return exitCode(cmd, err)
+}
+
+// socketpair is how we talk with the process that becomes the command.
+func socketpair() (theirs, ours *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "config"), os.NewFile(uintptr(fds[1]), "config"), nil
 }
 
 func exitCode(cmd *exec.Cmd, err error) (int, error) {
@@ -208,14 +224,40 @@ func (c *Command) attributes() *syscall.SysProcAttr {
 
 func (c *Command) persist(pid int) error {
 	for k, at := range c.Persist {
-		f, err := os.OpenFile(at, os.O_CREATE|os.O_RDONLY, 0o644)
-		if err != nil {
-			return fmt.Errorf("keep the %s namespace: %w", k, err)
+		if k == Time {
+			continue // it is made later
 		}
-		f.Close()
-		if err := unix.Mount(file(pid, k), at, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("keep the %s namespace at %s: %w", k, at, err)
+		if err := keep(k, file(pid, k), at); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// persistTime waits until the process has made a time namespace for its children.
+func (c *Command) persistTime(pid int, at string, talk *os.File) error {
+	var b [1]byte
+	if _, err := talk.Read(b[:]); err != nil {
+		return nil // it has failed, and said why
+	}
+	if err := keep(Time, file(pid, Time)+"_for_children", at); err != nil {
+		return err
+	}
+	if _, err := talk.Write(b[:]); err != nil {
+		return fmt.Errorf("start the command: %w", err)
+	}
+	return nil
+}
+
+// keep binds a namespace to a file.
+func keep(k Kind, from, at string) error {
+	f, err := os.OpenFile(at, os.O_CREATE|os.O_RDONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("keep the %s namespace: %w", k, err)
+	}
+	f.Close()
+	if err := unix.Mount(from, at, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("keep the %s namespace at %s: %w", k, at, err)
 	}
 	return nil
 }
@@ -237,20 +279,18 @@ func propagation(name string) (uintptr, error) {
 // become is the process in the new namespaces, until it is the command.
 func become() error {
 	in := os.NewFile(3, "config")
-	config, err := io.ReadAll(in)
-	in.Close()
+	defer in.Close()
+	unix.CloseOnExec(3)
+	var c Command
+	err := json.NewDecoder(in).Decode(&c)
+	if errors.Is(err, io.EOF) {
+		os.Exit(1) // who started us has said why
+	}
 	if err != nil {
 		return err
 	}
-	if len(config) == 0 {
-		os.Exit(1) // who started us has said why
-	}
-	var c Command
-	if err := json.Unmarshal(config, &c); err != nil {
-		return err
-	}
 	if c.has(Time) {
-		return c.inTime()
+		return c.inTime(in)
 	}
 	if err := c.setUp(); err != nil {
 		return err
@@ -265,7 +305,7 @@ func become() error {
 // inTime makes a time namespace and runs the command as a child, which is in it:
 // the offsets can be set only as long as nobody is (time_namespaces(7)). The child is
 // forked, for one that is vforked, as package os does it, is not let in before Linux 6.3.
-func (c *Command) inTime() error {
+func (c *Command) inTime(talk *os.File) error {
 	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
 		return fmt.Errorf("make a time namespace: %w", err)
 	}
@@ -275,6 +315,15 @@ func (c *Command) inTime() error {
 		}
 		if err := os.WriteFile("/proc/self/timens_offsets", fmt.Appendf(nil, "%s %d 0\n", clock, seconds), 0); err != nil {
 			return fmt.Errorf("shift the clock %s: %w", clock, err)
+		}
+	}
+	if c.Persist[Time] != "" {
+		var b [1]byte
+		if _, err := talk.Write(b[:]); err != nil {
+			return err
+		}
+		if _, err := talk.Read(b[:]); err != nil {
+			os.Exit(1) // who started us has said why
 		}
 	}
 	if err := c.setUp(); err != nil {

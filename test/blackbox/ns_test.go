@@ -135,6 +135,24 @@ func TestNsPersist(t *testing.T) {
 		}
 	}()
 	want(t, e.Tool("nsenter", "--uts="+at, "hostname").Run(), 0, "kept\n")
+	want(t, e.Viv("ns", "enter", "--uts="+at, "hostname"), 0, "kept\n")
+	if r := e.Viv("ns", "ls", "-t", "uts", "--format", "{{.NProcs}} {{.Files}}"); !strings.Contains(r.Stdout, "0 "+at+"\n") {
+		t.Errorf("ls does not list it: %v", r)
+	}
+}
+
+// TestNsPersistTime: of a time namespace the children's is kept.
+func TestNsPersistTime(t *testing.T) {
+	vivOnly(t, "Docker has no such command")
+	testenv.Root(t)
+	e := testenv.Engine(t)
+	at := filepath.Join(t.TempDir(), "time")
+	want(t, e.Viv("ns", "run", "--time="+at, "--boottime", "1000000", "true"), 0, "")
+	want(t, e.Viv("ns", "enter", "--time="+at, "cut", "-c1-2", "/proc/uptime"), 0, "10\n")
+	must(t, unix.Unmount(at, 0))
+	fails(t, e.Viv("ns", "run", "--time=/no/such/directory/time", "true"), 1, "keep the time namespace")
+	want(t, e.Viv("ns", "run", "--time="+at, "-R", "/no/such/directory", "true"), 1, "")
+	must(t, unix.Unmount(at, 0))
 }
 
 // TestNsEnter runs the same words with viv ns enter and with nsenter(1), in a process

@@ -18,7 +18,7 @@ import (
 type old struct {
 	file string
 	to   func(g Group, dir, value string) (string, error) // nil: as it is
-	from func(value string) string                        // nil: as it is
+	from func(dir, value string) string                   // nil: as it is
 }
 
 // olds holds those that have an equal on v1.
@@ -27,8 +27,9 @@ var olds = map[string]old{
 	"memory.low":          {file: "memory.soft_limit_in_bytes", to: bytesOrMax, from: maxOrBytes},
 	"memory.current":      {file: "memory.usage_in_bytes"},
 	"memory.peak":         {file: "memory.max_usage_in_bytes"},
-	"memory.swap.max":     {file: "memory.memsw.limit_in_bytes", to: swapLimit, from: maxOrBytes},
-	"memory.swap.current": {file: "memory.memsw.usage_in_bytes"},
+	"memory.swap.max":     {file: "memory.memsw.limit_in_bytes", to: swapLimit, from: less("memory.limit_in_bytes")},
+	"memory.swap.current": {file: "memory.memsw.usage_in_bytes", from: less("memory.usage_in_bytes")},
+	"cpu.max.burst":       {file: "cpu.cfs_burst_us"},
 	"cpu.weight":          {file: "cpu.shares", to: weightToShares, from: sharesToWeight},
 	"cgroup.freeze":       {file: "freezer.state", to: freezerState, from: frozen},
 	"io.weight":           {file: "blkio.weight"},
@@ -65,7 +66,7 @@ func bytesOrMax(_ Group, _, value string) (string, error) {
 	return v, err
 }
 
-func maxOrBytes(value string) string {
+func maxOrBytes(_, value string) string {
 	if n, err := strconv.ParseUint(value, 10, 64); err == nil && n >= pageCounterMax {
 		return "max"
 	}
@@ -93,6 +94,25 @@ func swapLimit(_ Group, dir, value string) (string, error) {
 	return strconv.FormatUint(memory+swap, 10), nil
 }
 
+// less takes the value of another file off: v1 counts memory and swap together.
+func less(other string) func(dir, value string) string {
+	return func(dir, value string) string {
+		both, err := strconv.ParseUint(value, 10, 64)
+		if err != nil || both >= pageCounterMax {
+			return maxOrBytes(dir, value)
+		}
+		b, err := read(filepath.Join(dir, other))
+		if err != nil {
+			return value
+		}
+		memory, err := strconv.ParseUint(b, 10, 64)
+		if err != nil || memory > both { // it has grown meanwhile
+			return "0"
+		}
+		return strconv.FormatUint(both-memory, 10)
+	}
+}
+
 // weightToShares is the middle of the shares that cgroup.SharesToWeight makes that
 // weight of; 100 is 1024 (both are the default).
 func weightToShares(_ Group, _, value string) (string, error) {
@@ -103,7 +123,7 @@ func weightToShares(_ Group, _, value string) (string, error) {
 	return strconv.FormatUint(max(2, w*1024/100), 10), nil
 }
 
-func sharesToWeight(value string) string {
+func sharesToWeight(_, value string) string {
 	n, err := strconv.ParseUint(value, 10, 64)
 	if err != nil {
 		return value
@@ -121,7 +141,7 @@ func freezerState(_ Group, _, value string) (string, error) {
 	return "", fmt.Errorf("cgroup.freeze is 0 or 1, not %q", value)
 }
 
-func frozen(value string) string {
+func frozen(_, value string) string {
 	if value == "THAWED" {
 		return "0"
 	}
@@ -154,8 +174,11 @@ func (g Group) Set(name, value string) ([]Step, error) {
 			return []Step{{Op: "write", Path: file, Value: value}}, nil
 		}
 	}
-	if name == "cpu.max" {
+	switch name {
+	case "cpu.max":
 		return g.setQuota(dirs, value)
+	case "io.max":
+		return g.setIOMax(dirs, value)
 	}
 	o, ok := olds[name]
 	for _, d := range dirs {
@@ -222,6 +245,9 @@ func (g Group) Get(name string) (value, file string, err error) {
 			return v, file, err
 		}
 	}
+	if name == "io.max" {
+		return g.getIOMax(dirs)
+	}
 	for _, d := range dirs {
 		if name == "cpu.max" {
 			quota, err := read(filepath.Join(d.Path, "cpu.cfs_quota_us"))
@@ -244,7 +270,7 @@ func (g Group) Get(name string) (value, file string, err error) {
 			continue
 		}
 		if err == nil && o.from != nil {
-			v = o.from(v)
+			v = o.from(d.Path, v)
 		}
 		return v, file, err
 	}
@@ -271,7 +297,7 @@ func there(path string) bool {
 // the group, and how much it uses.
 func Names() []string {
 	return []string{"cpu.weight", "cpu.max", "cpuset.cpus", "cpuset.mems", "memory.current", "memory.peak", "memory.max", "memory.low",
-		"memory.swap.max", "pids.current", "pids.max", "io.weight", "cgroup.freeze"}
+		"memory.swap.max", "pids.current", "pids.max", "io.weight", "io.max", "cgroup.freeze"}
 }
 
 // Subsystem is one controller, and where it is.

@@ -48,9 +48,11 @@ func TestBytes(t *testing.T) {
 
 func TestNamesOnV1(t *testing.T) {
 	g := v1(t, map[string]string{"memory.limit_in_bytes": "9223372036854771712\n", "memory.memsw.limit_in_bytes": "0", "cpu.shares": "1024\n",
-		"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n", "freezer.state": "THAWED\n", "raw.file": "x\n"})
+		"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n", "freezer.state": "THAWED\n", "raw.file": "x\n",
+		"blkio.throttle.read_bps_device": "8:0 100\n8:16 7\n", "blkio.throttle.write_bps_device": "", "blkio.throttle.read_iops_device": "", "blkio.throttle.write_iops_device": "8:0 5\n"})
 	dir := g.Dirs()[0].Path
-	for name, want := range map[string]string{"memory.max": "max", "cpu.weight": "100", "cpu.max": "max 100000", "cgroup.freeze": "0", "raw.file": "x"} {
+	for name, want := range map[string]string{"memory.max": "max", "cpu.weight": "100", "cpu.max": "max 100000", "cgroup.freeze": "0", "raw.file": "x",
+		"io.max": "8:0 rbps=100 wbps=max riops=max wiops=5\n8:16 rbps=7 wbps=max riops=max wiops=max"} {
 		if got, _, err := g.Get(name); got != want || err != nil {
 			t.Errorf("%s: %q %v, want %q", name, got, err, want)
 		}
@@ -66,13 +68,14 @@ func TestNamesOnV1(t *testing.T) {
 		{"cpu.max", "max", []Step{{"write", dir + "/cpu.cfs_quota_us", "-1"}}},
 		{"cpu.max", "5 10", []Step{{"write", dir + "/cpu.cfs_period_us", "10"}, {"write", dir + "/cpu.cfs_quota_us", "5"}}},
 		{"cgroup.freeze", "1", []Step{{"write", dir + "/freezer.state", "FROZEN"}}},
+		{"io.max", "8:0 wiops=max rbps=1048576", []Step{{"write", dir + "/blkio.throttle.read_bps_device", "8:0 1048576"}, {"write", dir + "/blkio.throttle.write_iops_device", "8:0 0"}}},
 		{"raw.file", "as it is", []Step{{"write", dir + "/raw.file", "as it is"}}},
 	} {
 		if got, err := g.Set(c.name, c.value); err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%s=%s: %v %v, want %v", c.name, c.value, got, err, c.want)
 		}
 	}
-	for name, value := range map[string]string{"memory.swap.max": "1M", "cpu.max": "1 max", "cgroup.freeze": "2", "pids.max": "1", "..": "x", "a/b": "x", "": "x"} {
+	for name, value := range map[string]string{"memory.swap.max": "1M", "cpu.max": "1 max", "io.max": "8:0 rbps=x", "cgroup.freeze": "2", "pids.max": "1", "..": "x", "a/b": "x", "": "x"} {
 		if got, err := g.Set(name, value); err == nil {
 			t.Errorf("%s=%s: %v", name, value, got)
 		}
@@ -118,7 +121,7 @@ func TestWeights(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := sharesToWeight(shares); got != strconv.Itoa(w) {
+		if got := sharesToWeight("", shares); got != strconv.Itoa(w) {
 			t.Errorf("weight %d is %s shares, and those %s", w, shares, got)
 		}
 	}
@@ -189,4 +192,34 @@ func TestStopSteps(t *testing.T) {
 	if got, err := g.Freeze(false); err != nil || !slices.Equal(got, []Step{{"write", dir + "/cgroup.freeze", "0"}}) {
 		t.Errorf("v2: %v %v", got, err)
 	}
+}
+
+// TestSwapOnV1: swap is what is counted beyond memory, read and written.
+func TestSwapOnV1(t *testing.T) {
+	g := v1(t, map[string]string{"memory.limit_in_bytes": "1000\n", "memory.memsw.limit_in_bytes": "1500\n", "memory.usage_in_bytes": "10\n", "memory.memsw.usage_in_bytes": "9\n"})
+	for name, want := range map[string]string{"memory.swap.max": "500", "memory.swap.current": "0"} {
+		if got, _, err := g.Get(name); got != want || err != nil {
+			t.Errorf("%s: %q %v, want %q", name, got, err, want)
+		}
+	}
+	steps, err := g.Set("memory.swap.max", "500")
+	if err != nil || len(steps) != 1 || steps[0].Value != "1500" {
+		t.Errorf("%v %v", steps, err)
+	}
+}
+
+// FuzzSet: whatever is to be set, only files of the group are written.
+func FuzzSet(f *testing.F) {
+	for _, seed := range [][2]string{{"memory.max", "1G"}, {"cpu.max", "max 1"}, {"io.max", "8:0 rbps=1"}, {"cpu.weight", "0"}, {"cgroup.freeze", "1"}, {"../x", "1"}, {"a\x00", ""}} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, name, value string) {
+		g := v1(t, map[string]string{"memory.limit_in_bytes": "1", "cpu.cfs_quota_us": "-1", "cpu.shares": "2", "freezer.state": "THAWED", "blkio.throttle.read_bps_device": ""})
+		steps, err := g.Set(name, value)
+		for _, s := range steps {
+			if err != nil || s.Op != "write" || filepath.Dir(s.Path) != g.Dirs()[0].Path {
+				t.Errorf("%q=%q: %v %v", name, value, s, err)
+			}
+		}
+	})
 }
