@@ -103,8 +103,12 @@ func ociMemory(b *bench) result {
 }
 
 func (b *bench) peak(r ociRuntime) (megabytes float64, err error) {
-	argv := slices.Concat([]string{"-f", "%M"}, r.prefix, []string{"run", "--bundle", filepath.Join(b.dir, "bundle-"+plain), "bench-memory"})
-	out, err := exec.Command("/usr/bin/time", argv...).CombinedOutput()
+	return peak(slices.Concat(r.prefix, []string{"run", "--bundle", filepath.Join(b.dir, "bundle-"+plain), "bench-memory"})...)
+}
+
+// peak runs a program, and gives how much memory it used at the most.
+func peak(argv ...string) (megabytes float64, err error) {
+	out, err := exec.Command("/usr/bin/time", append([]string{"-f", "%M"}, argv...)...).CombinedOutput()
 	if err != nil {
 		return 0, fmt.Errorf("%v: %w: %s", argv, err, tail(string(out)))
 	}

@@ -52,9 +52,14 @@ func engineRows() []row {
 			targets: map[string]float64{"docker": 1, "podman": 1.0 / 3},
 		},
 		{
-			name: "pull and unpack 336 MB in 5 layers", unit: "ms", measure: pull,
+			name: "pull and unpack 336 MB in 5 layers", unit: "ms", measure: pull("large", pullLayers, pullBytes),
 			targets: map[string]float64{"docker": 0.25, "podman": 0.4},
 		},
+		{
+			name: "pull and unpack 30 MB in 60 layers", unit: "ms", measure: pull("small", smallLayers, smallBytes),
+			targets: map[string]float64{"docker": 0.25, "podman": 0.4},
+		},
+		{name: "pull of a layer of 1 GB, most memory", unit: "MB", measure: pullMemory, targets: map[string]float64{"podman": 1}},
 		{
 			name: "build of nine RUN steps, nothing cached", unit: "ms", measure: buildRuns(false),
 			targets: map[string]float64{"buildah": 1.0 / 3, "docker": 1.0 / 3, "buildkit": 1.0 / 3},

@@ -367,10 +367,13 @@ func (c *client) explain(doing string, err error) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrTimeout), errors.As(err, &ne) && ne.Timeout():
 		return fmt.Errorf("%s: %w: registry %s gave no answer in time; try again later, or check the address and proxy", doing, ErrTimeout, host)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%s: %w: nothing listens at %s (connection refused)", doing, ErrRegistry, host)
+		return fmt.Errorf("%s: %w: nothing listens at %s (connection refused)", doing, ErrRegistry, c.elsewhere(err, host))
 	}
 	var dns *net.DNSError
 	if errors.As(err, &dns) {
+		if at := c.elsewhere(err, ""); at != "" {
+			return fmt.Errorf("%s: %w: the name of %s cannot be resolved (%s)", doing, ErrRegistry, at, dns.Err)
+		}
 		return fmt.Errorf("%s: %w: the name of registry %s cannot be resolved (%s)", doing, ErrRegistry, host, dns.Err)
 	}
 	var ue *url.Error
@@ -378,6 +381,20 @@ func (c *client) explain(doing string, err error) error {
 		err = ue.Err // without the URL, which the line has in words
 	}
 	return fmt.Errorf("%s: %w: registry %s: %v", doing, ErrRegistry, host, err)
+}
+
+// elsewhere says which host an error is about, if it is another one than the registry's:
+// one that the registry redirects to, or that gives tokens. Else it gives host.
+func (c *client) elsewhere(err error, host string) string {
+	var ue *url.Error
+	if !errors.As(err, &ue) {
+		return host
+	}
+	u, err := url.Parse(ue.URL)
+	if err != nil || u.Host == "" || u.Host == c.reg.RegistryStr() {
+		return host
+	}
+	return oneLine(u.Host) + ", where registry " + c.ref.Domain + " sends us,"
 }
 
 func (c *client) explainStatus(doing string, te *transport.Error) error {

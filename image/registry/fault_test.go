@@ -151,6 +151,18 @@ func TestPullFaults(t *testing.T) {
 			return false
 		}
 	}
+	redirect := func(match func(*http.Request) bool, to string) func(http.ResponseWriter, *http.Request, []byte) bool {
+		return func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
+			if !match(r) {
+				return false
+			}
+			if to != "" {
+				w.Header().Set("Location", to)
+			}
+			w.WriteHeader(http.StatusTemporaryRedirect)
+			return true
+		}
+	}
 	for name, tt := range map[string]struct {
 		fault func(http.ResponseWriter, *http.Request, []byte) bool
 		is    error
@@ -203,6 +215,34 @@ func TestPullFaults(t *testing.T) {
 			}
 			return isManifest(r)
 		}, registry.ErrUnsupported, "schema 1"},
+		"endless layer": {layerBody(func(w http.ResponseWriter, b []byte) {
+			for {
+				if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+					return
+				}
+			}
+		}), store.ErrTooLong, "more than"},
+		"endless config": {func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
+			for strings.HasSuffix(r.URL.Path, string(img.ID())) {
+				if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+					return true
+				}
+			}
+			return false
+		}, store.ErrTooLong, "more than"},
+		"config with another digest": {func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
+			mine := strings.HasSuffix(r.URL.Path, string(img.ID()))
+			if mine {
+				fmt.Fprint(w, strings.Repeat(" ", int(img.Desc.Config.Size)))
+			}
+			return mine
+		}, store.ErrDigest, string(img.ID())},
+		"redirect to nowhere":            {redirect(isLayer, "http://127.0.0.1:1/blob"), nil, "127.0.0.1:1"},
+		"redirect of a manifest":         {redirect(isManifest, "http://127.0.0.1:1/manifest"), nil, "127.0.0.1:1"},
+		"redirect to a name that is not": {redirect(isLayer, "http://nowhere.invalid/blob"), nil, "nowhere.invalid"},
+		"redirect to a file":             {redirect(isLayer, "file:///etc/passwd"), nil, ""},
+		"redirect to itself":             {redirect(isLayer, "?again"), nil, "redirect"},
+		"redirect without a place":       {redirect(isLayer, ""), nil, ""},
 		"endless manifest": {func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
 			for isManifest(r) {
 				if _, err := w.Write(make([]byte, 1<<20)); err != nil {
