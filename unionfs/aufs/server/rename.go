@@ -185,13 +185,22 @@ func (f *FS) prepareMove(m *move) (err error) {
 	return err
 }
 
-// cover hides the old name of what has moved, where one below would be seen.
-func (f *FS) cover(m *move) error {
+// cover hides the old name of what is about to move, where one below would be seen. As long as
+// the name is there it wins over its whiteout, so that the rename that follows is all that
+// users can see: cut off anywhere, all is as it was, or has moved.
+func (f *FS) cover(m *move) (covered bool, err error) {
 	below, err := f.shownBelow(m.from, m.old, m.br)
-	if err != nil || !below {
-		return err
+	if err != nil || !below || exists(m.upDir, aufs.Prefix+m.old) {
+		return false, err
 	}
-	return whiteout(m.up, m.upDir, m.old)
+	return true, whiteout(m.up, m.upDir, m.old)
+}
+
+// bare takes the whiteout away when nothing moves after all.
+func (m *move) bare(covered bool) {
+	if covered {
+		_ = unix.Unlinkat(m.upDir, aufs.Prefix+m.old, 0)
+	}
 }
 
 // uncover removes the whiteout of the new name.
@@ -214,18 +223,17 @@ func (f *FS) moveFile(m *move) error {
 			return err
 		}
 	}
-	// Cut off after the first of these, the new name is there and the old one may
-	// be seen still; nothing is lost.
-	err := unix.Renameat(m.upDir, m.old, m.overDir, m.new)
+	covered, err := f.cover(m)
+	if err == nil {
+		err = unix.Renameat(m.upDir, m.old, m.overDir, m.new)
+	}
 	if err != nil {
+		m.bare(covered)
 		drop(false)
 		return err
 	}
 	drop(true)
 	f.moveName(m)
-	if err := f.cover(m); err != nil {
-		return err
-	}
 	return m.uncover()
 }
 
@@ -258,22 +266,22 @@ func (f *FS) moveDir(m *move) error {
 			return err
 		}
 	}
-	onBranch := m.dst.found && m.dst.at.br == m.br
-	if onBranch {
+	covered, err := f.cover(m)
+	switch {
+	case err != nil:
+	case m.dst.found && m.dst.at.br == m.br:
 		err = f.replaceDir(m)
-	} else {
+	default:
 		err = unix.Renameat2(m.upDir, m.old, m.overDir, m.new, unix.RENAME_NOREPLACE)
 	}
 	if err != nil {
+		m.bare(covered)
 		return err
 	}
 	if m.dst.found {
 		f.loseDir(m.replaced, name{m.to, m.new})
 	}
 	f.moveName(m)
-	if err := f.cover(m); err != nil {
-		return err
-	}
 	return m.uncover()
 }
 
