@@ -22,7 +22,7 @@ func (c *compiler) enableControllers() {
 	}
 	if c.layout.Mode() == V2 {
 		for _, name := range h.Controllers {
-			want[name] = want[name]
+			want[name] = c.needed[name]
 		}
 	}
 	if len(want) == 0 {

@@ -196,11 +196,11 @@ func (p *program) removeAll() error {
 // make tells of an image that is being made, and of the one that was.
 func (p *program) make(name string, do func() (string, error)) error {
 	p.tell(protocol.PowerLine{Op: protocol.PowerBegin, Name: name, ID: protocol.PowerAny})
-	made, err := do()
-	if err != nil {
+	if _, err := do(); err != nil {
 		return err
 	}
-	if made, err = id(name); err != nil {
+	made, err := id(name)
+	if err != nil {
 		return fmt.Errorf("image %s was reported done: %w", name, err)
 	}
 	p.tell(protocol.PowerLine{Op: protocol.PowerDone, Name: name, ID: made})
