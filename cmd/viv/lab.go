@@ -15,6 +15,16 @@ import (
 	"vivarium/lab"
 )
 
+// What is said beside the experiments themselves.
+var (
+	labVerified    = lab.Text{EN: "Verified.", ZH: "已验证。"}
+	labNotVerified = lab.Text{EN: "Not verified:", ZH: "未通过验证："}
+	labNotRun      = lab.Text{EN: "Not run: the experiment needs root.", ZH: "未运行：这个实验需要 root。"}
+	labColon       = lab.Text{EN: ":", ZH: "："}
+	labSum         = lab.Text{EN: "%d of %d experiments were verified.", ZH: "%[2]d 个实验中 %[1]d 个已验证。"}
+	labSumLeft     = lab.Text{EN: "%d of %d experiments were verified, %d were not run.", ZH: "%[2]d 个实验中 %[1]d 个已验证，%[3]d 个未运行。"}
+)
+
 type labRow struct{ ID, Title string }
 
 type labStep struct {
@@ -148,11 +158,11 @@ func (r *labRunner) runAll(list []lab.Experiment) error {
 		}
 	}
 	if len(list) > 1 {
-		r.say("%d of %d experiments were verified", verified, len(list))
 		if left := len(list) - verified - failed; left > 0 {
-			r.say(", %d were not run", left)
+			r.say(labSumLeft.In(r.lang)+"\n", verified, len(list), left)
+		} else {
+			r.say(labSum.In(r.lang)+"\n", verified, len(list))
 		}
-		r.say(".\n")
 	}
 	if failed > 0 {
 		return exitError{codeError}
@@ -188,12 +198,12 @@ func (r *labRunner) run(e lab.Experiment) error {
 	switch {
 	case errors.Is(err, lab.ErrNeedsRoot):
 		r.result.LeftOut = err.Error()
-		r.say("\nNot run: %v.\n\n", err)
+		r.say("\n%s\n\n", labNotRun.In(r.lang))
 	case err != nil:
 		r.result.Error = err.Error()
-		r.say("\nNot verified: %v\n\n", err)
+		r.say("\n%s %v\n\n", labNotVerified.In(r.lang), err)
 	default:
-		r.say("\nVerified.\n\n")
+		r.say("\n%s\n\n", labVerified.In(r.lang))
 	}
 	if r.asJSON {
 		b, err := json.Marshal(r.result)
@@ -212,7 +222,7 @@ func (r *labRunner) say(format string, args ...any) {
 }
 
 func (r *labRunner) before(d lab.Done) error {
-	r.say("\n%s:\n\n", d.Say)
+	r.say("\n%s%s\n\n", d.Say, labColon.In(r.lang))
 	open := 0 // parentheses: what is in them is one command
 	for line := range strings.Lines(d.Run) {
 		prompt := "$"

@@ -146,9 +146,25 @@ func newHealth(a *app) *cobra.Command {
 }
 
 func newTop(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "top CONTAINER [ps OPTIONS]", Short: "Display the running processes of a container", Args: minArgs(1)}
-	c.Flags().SetInterspersed(false)
+	var format string
+	var noStream bool
+	c := &cobra.Command{
+		Use: "top [OPTIONS] [CONTAINER [ps OPTIONS]]", Short: "Display the running processes of a container, or what all containers use",
+		Long: "Display the running processes of a container, or what all containers use: without a container it shows what the control groups\n" +
+			"of those that run tell, live, who uses most of the processors first; a table that redraws on a terminal, and lines without one.",
+		ValidArgsFunction: a.runningContainers(1),
+	}
+	fs := c.Flags()
+	fs.SetInterspersed(false)
+	fs.StringVar(&format, "format", "", "without a container: a Go template, 'table TEMPLATE' or json")
+	fs.BoolVar(&noStream, "no-stream", false, "without a container: only pull the first result")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return a.topOfAll(cmd.Context(), format, noStream)
+		}
+		if format != "" || noStream {
+			return errors.New("--format and --no-stream are for top without a container")
+		}
 		e, err := a.engine()
 		if err != nil {
 			return err

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/docker/go-units"
@@ -54,19 +57,40 @@ func newStats(a *app) *cobra.Command {
 		if details {
 			l.table = statsDetails
 		}
-		redraw := !noStream && term.IsTerminal(int(a.out.Fd()))
-		return e.Stats(cmd.Context(), args, all, !noStream, func(samples []engine.Sample) error {
-			rows := make([]any, len(samples))
-			for i := range samples {
-				rows[i] = statsRowOf(&samples[i], noTrunc)
-			}
-			if redraw {
-				fmt.Fprint(a.out, "\x1b[H\x1b[2J") // home, clear
-			}
-			return l.print(a.out, false, rows)
-		})
+		return e.Stats(cmd.Context(), args, all, !noStream, a.samplePrinter(l, !noStream, noTrunc))
 	}
 	return c
+}
+
+// samplePrinter prints samples: on a terminal over the last ones, if they go on.
+func (a *app) samplePrinter(l listing, stream, noTrunc bool) func([]engine.Sample) error {
+	redraw := stream && term.IsTerminal(int(a.out.Fd()))
+	return func(samples []engine.Sample) error {
+		rows := make([]any, len(samples))
+		for i := range samples {
+			rows[i] = statsRowOf(&samples[i], noTrunc)
+		}
+		if redraw {
+			fmt.Fprint(a.out, "\x1b[H\x1b[2J") // home, clear
+		}
+		return l.print(a.out, false, rows)
+	}
+}
+
+// topTable is the table of top without a container: all that control groups tell.
+const topTable = "{{.Name}}\t{{.CPUPerc}}\t{{.CPUTime}}\t{{.MemUsage}}\t{{.MemAnon}}\t{{.MemCache}}\t{{.Swap}}\t{{.BlockIO}}\t{{.PIDs}}\t{{.OOMKills}}\t{{.Pressure}}"
+
+// topOfAll shows what all running containers use, who uses most of the processors first.
+func (a *app) topOfAll(ctx context.Context, format string, noStream bool) error {
+	e, err := a.engine()
+	if err != nil {
+		return err
+	}
+	show := a.samplePrinter(listing{table: topTable, headers: statsHeaders, format: format}, !noStream, false)
+	return e.Stats(ctx, nil, false, !noStream, func(samples []engine.Sample) error {
+		slices.SortStableFunc(samples, func(a, b engine.Sample) int { return cmp.Compare(b.CPUPercent, a.CPUPercent) })
+		return show(samples)
+	})
 }
 
 func statsRowOf(s *engine.Sample, noTrunc bool) statsRow {

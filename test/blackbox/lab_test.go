@@ -15,7 +15,7 @@ func TestLab(t *testing.T) {
 	if r := e.Viv("lab", "--lang", "en"); r.Code != 0 || !strings.Contains(r.Stdout, "uts") || !strings.Contains(r.Stdout, "the host name") {
 		t.Errorf("list: %v", r)
 	}
-	if r := e.Viv("lab", "--lang", "zh", "uts"); r.Code != 0 || !strings.Contains(r.Stdout, "主机名") || !strings.Contains(r.Stdout, "\n    bird\n") || !strings.HasSuffix(r.Stdout, "Verified.\n\n") {
+	if r := e.Viv("lab", "--lang", "zh", "uts"); r.Code != 0 || !strings.Contains(r.Stdout, "主机名") || !strings.Contains(r.Stdout, "\n    bird\n") || !strings.HasSuffix(r.Stdout, "已验证。\n\n") {
 		t.Errorf("uts: %v", r)
 	}
 	var got struct {
