@@ -8,6 +8,7 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"vivarium/engine"
 )
@@ -16,7 +17,7 @@ import (
 type layerFlags struct {
 	changes, worst int
 	format         string
-	ci             bool
+	ci, text       bool
 	lowest         float64
 }
 
@@ -25,12 +26,14 @@ func newLayer(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "layer [OPTIONS] IMAGE|CONTAINER", Short: "Show what each layer adds, changes and deletes, and what is wasted", Args: exactArgs(1),
 		Long: "Show what each layer adds, changes and deletes, and what is wasted: bytes that a layer above has anew, or deletes. With --ci\n" +
-			"the exit status is 1 if less than a part of the bytes is to be seen.",
+			"the exit status is 1 if less than a part of the bytes is to be seen. On a terminal the layers and their trees are shown in a\n" +
+			"full-screen view, with keys; --text, or any other option, prints instead.",
 	}
 	fs := c.Flags()
 	fs.IntVar(&f.changes, "changes", 0, "list the names that the layer of this number changes, 1 is the lowest")
 	fs.IntVar(&f.worst, "worst", 10, "how many of the names that waste most are listed")
 	fs.StringVar(&f.format, "format", "", "json")
+	fs.BoolVar(&f.text, "text", false, "print, on a terminal too")
 	fs.BoolVar(&f.ci, "ci", false, "fail below --lowest-efficiency")
 	fs.Float64Var(&f.lowest, "lowest-efficiency", 0.9, "the lowest efficiency that --ci lets through, 0 to 1")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -47,6 +50,10 @@ func newLayer(a *app) *cobra.Command {
 		r, err := e.Layers(cmd.Context(), args[0])
 		if err != nil {
 			return err
+		}
+		view := !f.text && !f.ci && f.format == "" && f.changes == 0 && !cmd.Flags().Changed("worst")
+		if view && term.IsTerminal(int(a.in.Fd())) && term.IsTerminal(int(a.out.Fd())) {
+			return a.viewLayers(cmd.Context(), r)
 		}
 		return a.showLayers(r, &f)
 	}

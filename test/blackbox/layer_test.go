@@ -54,3 +54,38 @@ func TestLayer(t *testing.T) {
 	fails(t, e.Viv("layer", "nobody"), 1, "nobody")
 	e.MustViv("rm", "worker")
 }
+
+// TestLayerView walks through an image on a terminal.
+func TestLayerView(t *testing.T) {
+	vivOnly(t, "Docker has no such command")
+	e := newBox(t)
+	dir := t.TempDir()
+	plantFile(t, "FROM "+box+"\nRUN mkdir -p /deep/er; head -c 100000 /dev/zero >/deep/er/big; echo a >/small\nRUN head -c 50000 /dev/zero >/deep/er/big; rm /small\n", filepath.Join(dir, "Dockerfile"))
+	e.MustViv("build", "-q", "-t", "wasteful", dir)
+	cmd := e.Command("layer", "wasteful")
+	cmd.Terminal = true
+	p := cmd.Start()
+	p.Expect("\x1b[?1049h")
+	p.Expect("LAYER 3 CHANGES")
+	p.Resize(30, 120)
+	p.Expect("D -rw-r--r--         2B    small") // which is only in the layer below
+	p.Type("\t\x1b[C")                           // to the tree, and open deep
+	p.Expect("- deep/")
+	p.Type("j\r") // and er in it
+	p.Expect("50kB        big")
+	p.Type("\tk") // the layer below
+	p.Expect("LAYER 2 CHANGES")
+	p.Type("c")
+	p.Expect("THE TREE UP TO LAYER 2")
+	p.Expect("bin/")
+	p.Type("q")
+	res := p.Wait()
+	if res.Code != 0 || !strings.HasSuffix(strings.TrimSpace(res.Stdout), "\x1b[?1049l") {
+		t.Errorf("status %d, and at the end %q", res.Code, res.Stdout[max(0, len(res.Stdout)-40):])
+	}
+	cmd = e.Command("layer", "--text", "wasteful")
+	cmd.Terminal = true
+	if res := cmd.Run(); !strings.Contains(res.Stdout, "CREATED BY") || strings.Contains(res.Stdout, "\x1b") {
+		t.Errorf("--text: %v", res)
+	}
+}

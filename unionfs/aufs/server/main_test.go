@@ -65,12 +65,31 @@ func (u *union) stop() {
 	}
 	_ = unix.Unmount(u.point, unix.MNT_DETACH)
 	if !u.ended(20 * time.Second) {
-		u.t.Errorf("the server did not end after the unmount")
+		u.t.Errorf("the server did not end after the unmount:%s", u.users())
 		_ = unix.PidfdSendSignal(u.pidfd, unix.SIGKILL, nil, 0)
 		u.ended(10 * time.Second)
 	}
 	unix.Close(u.pidfd)
 	u.pidfd = -1
+}
+
+// users tells who may keep a server that was unmounted: processes in whose mount namespaces it
+// still is, and what its own threads do.
+func (u *union) users() string {
+	var out strings.Builder
+	lists, _ := filepath.Glob("/proc/[0-9]*/mountinfo")
+	for _, list := range lists {
+		if b, err := os.ReadFile(list); err == nil && strings.Contains(string(b), " "+u.point+" ") {
+			name, _ := os.ReadFile(filepath.Dir(list) + "/comm")
+			fmt.Fprintf(&out, "\nmounted in the namespace of %s, %s", strings.Split(list, "/")[2], strings.TrimSpace(string(name)))
+		}
+	}
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/wchan", u.pid))
+	for _, task := range tasks {
+		at, _ := os.ReadFile(task)
+		fmt.Fprintf(&out, "\na thread of the server waits at %s", at)
+	}
+	return out.String()
 }
 
 // kill ends the server in the middle of whatever it does, and unmounts.
