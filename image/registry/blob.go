@@ -40,7 +40,7 @@ var errShort = fmt.Errorf("%w: the registry has no more of it", store.ErrTruncat
 
 // blob opens a blob from a place on. If that is its end, nothing is asked.
 func (c *client) blob(ctx context.Context, desc ocispec.Descriptor, from int64, report func(int64)) (*blobReader, error) {
-	b := &blobReader{c: c, ctx: ctx, desc: desc, off: from, report: report, end: desc.Size}
+	b := &blobReader{c: c, ctx: ctx, desc: desc, off: from, report: report, end: desc.Size, noRange: c.noRanges.Load()}
 	if from > 0 && from == desc.Size {
 		b.body = http.NoBody
 		return b, nil

@@ -37,7 +37,7 @@ type ranges struct {
 
 // worthRanges tells whether most of the time was spent waiting for the one connection.
 func (b *blobReader) worthRanges() bool {
-	if b.part || b.noRange || b.c.noRanges.Load() || b.end-b.off <= rangesAtOnce*b.c.limits.Range {
+	if b.part || b.noRange || b.end-b.off <= rangesAtOnce*b.c.limits.Range {
 		return false
 	}
 	took := time.Since(b.began)
