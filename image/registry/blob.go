@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -25,6 +26,13 @@ type blobReader struct {
 	report func(int64)
 	// noRange is set when the registry does not answer ranges as it should.
 	noRange bool
+
+	end    int64 // of what is read: of the blob, or of a part of it
+	part   bool
+	began  time.Time // with the one connection, and how long it was waited for
+	waited time.Duration
+	ranges *ranges // nil: it is read through one connection
+	ranged bool    // it was read in ranges, at least in part
 }
 
 // errShort says that a registry gives a blob out as whole that is too short.
@@ -32,7 +40,7 @@ var errShort = fmt.Errorf("%w: the registry has no more of it", store.ErrTruncat
 
 // blob opens a blob from a place on. If that is its end, nothing is asked.
 func (c *client) blob(ctx context.Context, desc ocispec.Descriptor, from int64, report func(int64)) (*blobReader, error) {
-	b := &blobReader{c: c, ctx: ctx, desc: desc, off: from, report: report}
+	b := &blobReader{c: c, ctx: ctx, desc: desc, off: from, report: report, end: desc.Size, noRange: c.noRanges.Load()}
 	if from > 0 && from == desc.Size {
 		b.body = http.NoBody
 		return b, nil
@@ -44,9 +52,10 @@ func (c *client) blob(ctx context.Context, desc ocispec.Descriptor, from int64, 
 }
 
 func (b *blobReader) open() error {
-	if b.off > 0 && !b.noRange {
+	b.began, b.waited = time.Now(), 0
+	if b.part || b.off > 0 && !b.noRange {
 		err := b.openRange()
-		if !errors.Is(err, errRange) {
+		if !errors.Is(err, errRange) || b.part {
 			return err
 		}
 		b.noRange = true // it takes the whole blob to get on
@@ -63,15 +72,16 @@ var errRange = errors.New("the range was not answered as it was asked for")
 
 // openRange asks for the blob from b.off on.
 func (b *blobReader) openRange() error {
-	resp, err := b.c.get(b.ctx, "blobs", string(b.desc.Digest), http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", b.off, b.desc.Size-1)}},
+	resp, err := b.c.get(b.ctx, "blobs", string(b.desc.Digest), http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", b.off, b.end-1)}},
 		http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
 	if err != nil {
 		return err
 	}
-	switch resp.StatusCode {
-	case http.StatusOK: // a server that knows no ranges sends all
+	switch {
+	case resp.StatusCode == http.StatusOK && b.part:
+	case resp.StatusCode == http.StatusOK: // a server that knows no ranges sends all
 		return b.skip(resp.Body, b.off)
-	case http.StatusPartialContent:
+	case resp.StatusCode == http.StatusPartialContent:
 		var start, end int64
 		_, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d", &start, &end)
 		if err == nil && start <= b.off && end >= start && (resp.ContentLength < 0 || resp.ContentLength == end-start+1) {
@@ -92,8 +102,20 @@ func (b *blobReader) skip(body io.ReadCloser, n int64) error {
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
+	if b.ranges == nil && b.worthRanges() {
+		b.inRanges()
+		b.ranged = b.ranges != nil
+	}
+	if b.ranges != nil {
+		return b.readRanges(p)
+	}
 	for {
+		if b.part {
+			p = p[:min(int64(len(p)), b.end-b.off)]
+		}
+		start := time.Now()
 		n, err := b.body.Read(p)
+		b.waited += time.Since(start)
 		if n > 0 {
 			b.off += int64(n)
 			b.stuck = 0
@@ -105,7 +127,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		if err == nil {
 			continue
 		}
-		if err == io.EOF && b.off >= b.desc.Size {
+		if err == io.EOF && b.off >= b.end {
 			return 0, io.EOF
 		}
 		if err := b.resume(err); err != nil {
@@ -131,7 +153,7 @@ func (b *blobReader) resume(cause error) error {
 		if err == nil {
 			return nil
 		}
-		if errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) {
+		if errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) || errors.Is(err, errRange) {
 			return err
 		}
 		cause = err
@@ -147,4 +169,11 @@ func (b *blobReader) giveUp(cause error) error {
 	return fmt.Errorf("get blob %s: registry %s: %w: %d of %d bytes came in %d tries", b.desc.Digest, b.c.ref.Domain, cause, b.off, b.desc.Size, b.stuck)
 }
 
-func (b *blobReader) Close() error { return b.body.Close() }
+// Close ends the transfer.
+func (b *blobReader) Close() error {
+	if b.ranges != nil {
+		b.ranges.stop()
+		return nil
+	}
+	return b.body.Close()
+}

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,6 +47,8 @@ type Limits struct {
 	Finish   time.Duration // from the last byte of an upload to its answer: 5 min
 	Tries    int           // of a request, and of resuming a download without progress: 5
 	Pause    time.Duration // before the second try, doubled each time: 250 ms
+	Split    time.Duration // of one connection for a blob, before several fetch it in ranges: 1 s
+	Range    int64         // bytes of such a range: 4 MiB
 }
 
 func (l Limits) withDefaults() Limits {
@@ -59,8 +62,12 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Idle, 30*time.Second)
 	def(&l.Finish, 5*time.Minute)
 	def(&l.Pause, 250*time.Millisecond)
+	def(&l.Split, time.Second)
 	if l.Tries <= 0 {
 		l.Tries = 5
+	}
+	if l.Range <= 0 {
+		l.Range = 4 << 20
 	}
 	return l
 }
@@ -76,6 +83,9 @@ type client struct {
 	push   bool
 	http   *http.Client
 	base   *http.Transport
+
+	ranged   chan struct{} // holds one for each blob that is fetched in ranges
+	noRanges atomic.Bool   // the registry answers them with something else
 }
 
 // access is with what rights a repository is spoken to.
@@ -103,7 +113,7 @@ func newClient(ctx context.Context, ref image.Reference, as access) (*client, er
 	if err != nil {
 		return nil, fmt.Errorf("registry name %q: %w", ref.Domain, err)
 	}
-	c := &client{ref: ref, reg: reg, limits: as.limits.withDefaults(), push: as.push}
+	c := &client{ref: ref, reg: reg, limits: as.limits.withDefaults(), push: as.push, ranged: make(chan struct{}, rangedBlobs)}
 	c.base = newTransport(c.limits, as.insecure)
 	if as.push {
 		c.base.ResponseHeaderTimeout = 0 // each request has its own; see send
@@ -125,7 +135,7 @@ func newTransport(limits Limits, insecure bool) *http.Transport {
 		TLSClientConfig:       &tls.Config{InsecureSkipVerify: insecure}, //nolint:gosec // asked for by --insecure
 		TLSHandshakeTimeout:   limits.Connect,
 		ResponseHeaderTimeout: limits.Response,
-		MaxIdleConnsPerHost:   maxParallel,
+		MaxIdleConnsPerHost:   maxParallel + rangesAtOnce,
 		IdleConnTimeout:       30 * time.Second,
 		ReadBufferSize:        64 << 10,
 		// A layer must arrive as it is stored.

@@ -429,29 +429,31 @@ func (p *puller) fetchLayer(ctx context.Context, t *store.Tx, d ocispec.Descript
 	}
 	part := t.Partial(d)
 	resumed := part.Size() > 0
-	err = p.putLayer(ctx, t, d, diffID, part)
-	if resumed && (errors.Is(err, store.ErrDigest) || errors.Is(err, store.ErrTooLong) || errors.Is(err, errShort)) {
+	ranged, err := p.putLayer(ctx, t, d, diffID, part)
+	if (resumed || ranged) && (errors.Is(err, store.ErrDigest) || errors.Is(err, store.ErrTooLong) || errors.Is(err, errShort)) {
 		// What was kept was not what one took it for, after a power cut, for one; or
 		// the registry answers ranges with something else.
 		if err := part.Restart(); err != nil {
 			return err
 		}
-		err = p.putLayer(ctx, t, d, diffID, part)
+		p.c.noRanges.Store(true)
+		_, err = p.putLayer(ctx, t, d, diffID, part)
 	}
 	return err
 }
 
-func (p *puller) putLayer(ctx context.Context, t *store.Tx, d ocispec.Descriptor, diffID digest.Digest, part *store.Partial) error {
+// putLayer fetches a layer, and tells whether some of it came in ranges.
+func (p *puller) putLayer(ctx context.Context, t *store.Tx, d ocispec.Descriptor, diffID digest.Digest, part *store.Partial) (ranged bool, err error) {
 	r, err := p.openLayer(ctx, d, part.Size())
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer r.Close()
 	_, _, err = t.PutLayer(ctx, r, store.LayerSpec{
 		Blob: d, DiffID: diffID, Partial: part, MaxBytes: p.opts.MaxLayerBytes, MaxEntries: p.opts.MaxLayerEntries,
 		Unpacked: func(n int64) { p.tell(Event{Layer: d.Digest, Status: StatusExtracting, Current: n}) },
 	})
-	return err
+	return r.ranged, err
 }
 
 func (p *puller) openLayer(ctx context.Context, d ocispec.Descriptor, from int64) (*blobReader, error) {

@@ -258,7 +258,7 @@ func (p *program) builds(r *rand.Rand) error {
 			return err
 		}
 		if r.IntN(2) == 0 {
-			err = p.commit(fmt.Sprintf("work-%d", n))
+			err = p.commit(fmt.Sprintf("work-%x", r.Uint64())) // one of another start may be there
 		}
 		if err != nil {
 			return err
