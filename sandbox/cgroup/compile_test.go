@@ -473,6 +473,33 @@ func TestUpdateKeepsTheOtherHalfOfCPUMax(t *testing.T) {
 	}
 }
 
+func TestUpdateBelowUsage(t *testing.T) {
+	root := fakeRoot(t, rest+"61 31 0:61 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", map[string]string{
+		"sys/fs/cgroup/cgroup.controllers": "memory\n", "sys/fs/cgroup/cgroup.subtree_control": "memory\n",
+		"sys/fs/cgroup/viv/cgroup.subtree_control": "memory\n", "sys/fs/cgroup/viv/c1/memory.current": "5000\n", "sys/fs/cgroup/viv/c1/memory.swap.current": "3000\n",
+		"sys/fs/cgroup/viv/c1/memory.max": "max\n", "sys/fs/cgroup/viv/c1/memory.swap.max": "max\n",
+	})
+	l, err := DetectAt(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		limit, swap int64
+		check       bool
+		want        string
+	}{
+		{1024, 0, true, "rejecting memory limit 1024, which is below the present usage 5000"},
+		{1024, 2048, true, "rejecting memory+swap limit 2048, which is below the present usage 8000"},
+		{6000, 7000, true, "rejecting memory+swap limit"},
+		{6000, 9000, true, ""}, {-1, -1, true, ""}, {1024, 2048, false, ""},
+	} {
+		_, _, err := CompileUpdate(l, "/viv/c1", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &tc.limit, Swap: &tc.swap, CheckBeforeUpdate: &tc.check}}, Options{})
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("limit %d, swap %d, check %v: %v", tc.limit, tc.swap, tc.check, err)
+		}
+	}
+}
+
 func BenchmarkDetectAndCompile(b *testing.B) {
 	res := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(1 << 30))}}
 	for b.Loop() {

@@ -157,13 +157,32 @@ func (g group) memoryFlagsV1(r *specs.LinuxMemory) {
 	}
 }
 
-func (g group) memoryV2(r *specs.LinuxMemory) {
-	if r.CheckBeforeUpdate != nil && *r.CheckBeforeUpdate && g.c.update && !unset(r.Limit) && *r.Limit > 0 {
-		// v2 kills processes to get below a new limit; v1 refuses it itself.
-		if usage, err := strconv.ParseInt(g.read("memory.current"), 10, 64); err == nil && usage > *r.Limit {
-			g.c.fail("rejecting memory limit %d, which is below the present usage %d", *r.Limit, usage)
-			return
+// roomV2 says whether what is used now fits into new limits. v2 kills processes to get
+// below one; v1 refuses it itself.
+func (g group) roomV2(r *specs.LinuxMemory) bool {
+	used := func(files ...string) (sum int64) {
+		for _, file := range files {
+			if n, err := strconv.ParseInt(g.read(file), 10, 64); err == nil {
+				sum += n
+			}
 		}
+		return sum
+	}
+	const below = "rejecting %s limit %d, which is below the present usage %d"
+	if now := used("memory.current", "memory.swap.current"); !unset(r.Swap) && *r.Swap > 0 && now > *r.Swap {
+		g.c.fail(below, "memory+swap", *r.Swap, now)
+		return false
+	}
+	if now := used("memory.current"); !unset(r.Limit) && *r.Limit > 0 && now > *r.Limit {
+		g.c.fail(below, "memory", *r.Limit, now)
+		return false
+	}
+	return true
+}
+
+func (g group) memoryV2(r *specs.LinuxMemory) {
+	if r.CheckBeforeUpdate != nil && *r.CheckBeforeUpdate && g.c.update && !g.roomV2(r) {
+		return
 	}
 	g.swapV2(r)
 	if !unset(r.Limit) {
