@@ -103,7 +103,7 @@ func run(args []string) error {
 
 func serve(opts aufs.Options, c call, ready func(string)) error {
 	if os.Getenv("GOGC") == "" {
-		tune()
+		defer tune()()
 	}
 	life, word := os.Getenv(aufs.LifeEnv) != "", aufs.Ready
 	var m *server.Mount

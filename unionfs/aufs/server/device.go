@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ type device struct {
 	threads  atomic.Int32 // that read requests or answer them
 	idle     atomic.Int32 // of these, that wait for a request
 	busy     atomic.Int32 // for how many more requests two threads may wait
+	most     int32        // threads that requests which wait are a reason for
 	requests atomic.Uint32
 	buffers  sync.Pool
 
@@ -59,7 +61,7 @@ func newDevice(f *FS, srv *fuse.Server, fd int, mo *fuse.MountOptions) (*device,
 	if err != nil {
 		return nil, err
 	}
-	d := &device{fd: own, ps: fuse.NewProtocolServer(f, mo), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	d := &device{fd: own, most: int32(runtime.NumCPU()), ps: fuse.NewProtocolServer(f, mo), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	d.buffers.New = func() any { return newBuffers(mo.MaxWrite) }
 	if err := d.agree(srv.KernelSettings()); err != nil {
 		unix.Close(own)
@@ -191,6 +193,10 @@ func failure(in, out []byte, status fuse.Status) int {
 func (d *device) share(op uint32) {
 	if op < uint32(len(slow)) && slow[op] {
 		d.relieve()
+		return
+	}
+	// What the kernel forgets, it tells without waiting: nobody is served sooner by more threads.
+	if op == opForget || op == opBatchForget || d.threads.Load() > d.most {
 		return
 	}
 	fds := [1]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}

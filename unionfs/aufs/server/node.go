@@ -31,7 +31,7 @@ type node struct {
 	// directly on its branch.
 	plain atomic.Bool
 	// stored tells which content of a file was last given to the kernel when it was opened.
-	stored contentKey // under mu
+	stored uint64 // contentKey; under mu
 
 	// place is where a file is; replaced as a whole under mu.
 	place atomic.Pointer[place]
