@@ -209,7 +209,7 @@ func (f *FS) releaseLocked(n *node) {
 	f.nodes.spare = append(f.nodes.spare, n.id)
 	if f.nodes.byIno[n.ino] == n {
 		delete(f.nodes.byIno, n.ino)
-		if n.hidden > 0 && len(n.names) > 0 {
+		if n.hidden > 0 { // other names of it are there, or it were not in the table
 			f.lost[n.ino] = n.hidden
 		}
 	}
