@@ -354,7 +354,7 @@ func mapLarge(point string) error {
 	}
 	sum := 0
 	for i := 0; i < len(data); i += os.Getpagesize() {
-		sum += int(data[i])
+		sum += int(data[i+1])
 	}
 	if sum == 0 {
 		err = errors.New("the mapping is empty")

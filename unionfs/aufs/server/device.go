@@ -49,10 +49,9 @@ const (
 	quiet = 50
 )
 
-// slow are requests that move data or wait for a disk: WRITE, FSYNC, FSYNCDIR, READ of no small
-// size is seen by its handler, COPY_FILE_RANGE, FALLOCATE. A write may be a command to change
-// branches, which has the kernel look at what it knows.
-var slow = [64]bool{16: true, 20: true, 30: true, 43: true, 47: true}
+// slow are requests that wait for a disk or move much data: FSYNC, FSYNCDIR, COPY_FILE_RANGE and
+// FALLOCATE. Reading much, and copying up, are seen to where they happen.
+var slow = [64]bool{20: true, 30: true, 43: true, 47: true}
 
 // newDevice answers requests that are read from a duplicate of fd. srv has answered the first
 // one, and says what was agreed on.

@@ -146,7 +146,9 @@ func contentKey(st *unix.Stat_t) uint64 {
 
 var contentSeed = maphash.MakeSeed()
 
-// giveContent puts a small file into the page cache of the union. n.mu is held.
+// giveContent puts a small file into the page cache of the union. n.mu is held. The kernel may
+// wait here for somebody who reads the same page, whose request nobody has read: for that there
+// is device.watch, for it is seldom.
 func (f *FS) giveContent(n *node, fd int) {
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 || st.Size > storeUpTo {
@@ -156,7 +158,6 @@ func (f *FS) giveContent(n *node, fd int) {
 	if n.stored == key {
 		return // it is there, or the kernel needed the memory
 	}
-	f.device.relieve() // the kernel waits for whoever reads the same page
 	buf := contentBuffers.Get().(*[storeUpTo]byte)
 	defer contentBuffers.Put(buf)
 	size, err := unix.Pread(fd, buf[:st.Size], 0)
