@@ -3,12 +3,16 @@ package server_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"vivarium/internal/testenv"
 	"vivarium/unionfs/aufs"
 	"vivarium/unionfs/stack"
 )
@@ -121,5 +125,33 @@ func TestPseudoLinksFolded(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(b[0] + "/" + aufs.Links); len(left) != 0 {
 		t.Errorf("pseudo-links are left: %v", left)
+	}
+}
+
+// TestServerKeepsNothing: a server that stays behind has nothing open of who started it.
+func TestServerKeepsNothing(t *testing.T) {
+	b := dirs(t, 2)
+	u := mount(t, "dirs="+b[0]+":"+b[1])
+	u.stop()
+	held, err := os.Create(t.TempDir() + "/held")
+	must(t, err)
+	defer held.Close()
+	cmd := exec.Command(testenv.Binary(t, "viv-union"), "none", u.point, "-o", u.opts)
+	cmd.ExtraFiles = []*os.File{held, held, held}
+	must(t, cmd.Run())
+	s, err := aufs.ReadState(u.point)
+	must(t, err)
+	u.pid = s.PID
+	u.pidfd, err = unix.PidfdOpen(s.PID, 0)
+	must(t, err)
+	open, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.PID))
+	must(t, err)
+	for _, fd := range open {
+		if to, _ := os.Readlink(fd); to == held.Name() {
+			t.Errorf("%s is %s", fd, to)
+		}
+	}
+	if len(open) == 0 {
+		t.Error("no descriptor is seen")
 	}
 }
