@@ -354,7 +354,7 @@ func mapLarge(point string) error {
 	}
 	sum := 0
 	for i := 0; i < len(data); i += os.Getpagesize() {
-		sum += int(data[i])
+		sum += int(data[i+1])
 	}
 	if sum == 0 {
 		err = errors.New("the mapping is empty")
@@ -404,5 +404,11 @@ func unionRows() []row {
 			large("map 512 MB of the "+where.name+", read before", unionRow{lower: where.lower, before: both(where.before, readLarge), run: mapLarge}),
 		)
 	}
-	return rows
+	limit := map[string]float64{"goal": 1}
+	return append(rows,
+		row{name: "union: overlay of 100 layers mounted", unit: "ms", targets: limit, measure: overlayMount},
+		row{name: "union: viv union where, 500 branches", unit: "ms", targets: limit, measure: whereMany},
+		row{name: "union: memory of the server, 100,000 files seen", unit: "MB", targets: limit, measure: unionMemory(false)},
+		row{name: "union: memory of the server, and forgotten", unit: "MB", targets: limit, measure: unionMemory(true)},
+	)
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -103,7 +104,7 @@ func run(args []string) error {
 
 func serve(opts aufs.Options, c call, ready func(string)) error {
 	if os.Getenv("GOGC") == "" {
-		tune()
+		defer tune()()
 	}
 	life, word := os.Getenv(aufs.LifeEnv) != "", aufs.Ready
 	var m *server.Mount
@@ -156,6 +157,8 @@ func background(args []string) error {
 		return err
 	}
 	defer r.Close()
+	// What the caller has open, a lock for example, is none of the server's.
+	_ = unix.CloseRange(readyFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), aufs.ReadyEnv+"=1")
 	cmd.ExtraFiles = []*os.File{w}

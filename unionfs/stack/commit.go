@@ -44,7 +44,11 @@ func (s Stack) Commit(ctx context.Context) error {
 	s.Branches = append([]aufs.Branch{}, s.Branches...)
 	s.Branches[1].WH = true
 	c := committer{s: s, lower: Stack{Type: s.Type, Branches: s.Branches[2:]}, top: top, next: next, step: ctx.Err}
-	if err := c.dir(""); err != nil {
+	err := c.links()
+	if err == nil {
+		err = c.dir("")
+	}
+	if err != nil {
 		return fmt.Errorf("commit %s into %s: %w", top, next, err)
 	}
 	return nil
@@ -270,10 +274,13 @@ func (c *committer) move(dir, name string, info fs.FileInfo) error {
 // attributes gives a directory of the next branch what the one above shows: owner,
 // mode, extended attributes and times.
 func (c *committer) attributes(dir string) error {
-	from, to := filepath.Join(c.top, dir), filepath.Join(c.next, dir)
 	if err := c.step(); err != nil {
 		return err
 	}
+	return copyAttributes(filepath.Join(c.top, dir), filepath.Join(c.next, dir))
+}
+
+func copyAttributes(from, to string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(from, &st); err != nil {
 		return &fs.PathError{Op: "lstat", Path: from, Err: err}

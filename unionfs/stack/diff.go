@@ -79,8 +79,20 @@ func (s Stack) list(name string) ([]string, error) {
 func (s Stack) Diff() ([]Change, error) {
 	var out []Change
 	err := s.diff("", &out)
+	if err == nil {
+		err = s.diffLinked(&out)
+	}
 	slices.SortFunc(out, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
 	return out, err
+}
+
+// diffLinked lists the other names of files that were copied up under one.
+func (s Stack) diffLinked(out *[]Change) error {
+	names, err := s.linkedNames()
+	for _, l := range names {
+		*out = append(*out, Change{"/" + l.name, Changed})
+	}
+	return err
 }
 
 func (s Stack) diff(dir string, out *[]Change) error {

@@ -377,7 +377,7 @@ func (f *FS) copyRegular(srcDir int, src string, dstDir int, dst string, st *uni
 	return copyData(in, out, st.Size)
 }
 
-// copyData copies the parts of a file that are not holes.
+// copyData copies the parts of a file that are not holes, up to size or to where it ends now.
 func copyData(in, out int, size int64) error {
 	for off := int64(0); off < size; {
 		data, err := unix.Seek(in, off, unix.SEEK_DATA)
@@ -395,7 +395,11 @@ func copyData(in, out int, size int64) error {
 		}
 		off = end
 	}
-	return unix.Ftruncate(out, size)
+	var now unix.Stat_t // it may have become shorter meanwhile, directly on its branch
+	if err := unix.Fstat(in, &now); err != nil {
+		return err
+	}
+	return unix.Ftruncate(out, min(size, now.Size))
 }
 
 func copyRange(in, out int, off, end int64) error {

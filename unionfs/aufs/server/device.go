@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ type device struct {
 	threads  atomic.Int32 // that read requests or answer them
 	idle     atomic.Int32 // of these, that wait for a request
 	busy     atomic.Int32 // for how many more requests two threads may wait
+	most     int32        // threads that requests which wait are a reason for
 	requests atomic.Uint32
 	buffers  sync.Pool
 
@@ -47,10 +49,9 @@ const (
 	quiet = 50
 )
 
-// slow are requests that move data or wait for a disk: WRITE, FSYNC, FSYNCDIR, READ of no small
-// size is seen by its handler, COPY_FILE_RANGE, FALLOCATE. A write may be a command to change
-// branches, which has the kernel look at what it knows.
-var slow = [64]bool{16: true, 20: true, 30: true, 43: true, 47: true}
+// slow are requests that wait for a disk or move much data: FSYNC, FSYNCDIR, COPY_FILE_RANGE and
+// FALLOCATE. Reading much, and copying up, are seen to where they happen.
+var slow = [64]bool{20: true, 30: true, 43: true, 47: true}
 
 // newDevice answers requests that are read from a duplicate of fd. srv has answered the first
 // one, and says what was agreed on.
@@ -59,7 +60,7 @@ func newDevice(f *FS, srv *fuse.Server, fd int, mo *fuse.MountOptions) (*device,
 	if err != nil {
 		return nil, err
 	}
-	d := &device{fd: own, ps: fuse.NewProtocolServer(f, mo), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	d := &device{fd: own, most: int32(runtime.NumCPU()), ps: fuse.NewProtocolServer(f, mo), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	d.buffers.New = func() any { return newBuffers(mo.MaxWrite) }
 	if err := d.agree(srv.KernelSettings()); err != nil {
 		unix.Close(own)
@@ -191,6 +192,10 @@ func failure(in, out []byte, status fuse.Status) int {
 func (d *device) share(op uint32) {
 	if op < uint32(len(slow)) && slow[op] {
 		d.relieve()
+		return
+	}
+	// What the kernel forgets, it tells without waiting: nobody is served sooner by more threads.
+	if op == opForget || op == opBatchForget || d.threads.Load() > d.most {
 		return
 	}
 	fds := [1]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}

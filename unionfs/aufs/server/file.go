@@ -1,6 +1,7 @@
 package server
 
 import (
+	"hash/maphash"
 	"strconv"
 	"sync"
 
@@ -16,10 +17,10 @@ import (
 // takes one of both at a time for each file, and one backing file
 // (fs/fuse/iomode.c).
 type opens struct {
-	total   int
-	writers int
-	cached  int
-	passed  int
+	total   int32
+	writers int32
+	cached  int32
+	passed  int32
 	backing int32
 	lower   []int // descriptors of files that may be copied up
 }
@@ -137,24 +138,26 @@ func (f *FS) startIO(n *node, fd int, flags uint32, out *fuse.OpenOut) {
 // which saves it from asking for the content.
 const storeUpTo = 64 << 10
 
-// contentKey identifies a file's content, as well as stat(2) can.
-type contentKey struct {
-	ino  uint64
-	size int64
-	when unix.Timespec
+// contentKey tells one content of a file from another, as well as stat(2) can.
+func contentKey(st *unix.Stat_t) uint64 {
+	h := maphash.Comparable(contentSeed, [4]int64{int64(st.Ino), st.Size, st.Mtim.Sec, st.Mtim.Nsec})
+	return max(h, 1)
 }
 
-// giveContent puts a small file into the page cache of the union. n.mu is held.
+var contentSeed = maphash.MakeSeed()
+
+// giveContent puts a small file into the page cache of the union. n.mu is held. The kernel may
+// wait here for somebody who reads the same page, whose request nobody has read: for that there
+// is device.watch, for it is seldom.
 func (f *FS) giveContent(n *node, fd int) {
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 || st.Size > storeUpTo {
 		return
 	}
-	key := contentKey{st.Ino, st.Size, st.Mtim}
+	key := contentKey(&st)
 	if n.stored == key {
 		return // it is there, or the kernel needed the memory
 	}
-	f.device.relieve() // the kernel waits for whoever reads the same page
 	buf := contentBuffers.Get().(*[storeUpTo]byte)
 	defer contentBuffers.Put(buf)
 	size, err := unix.Pread(fd, buf[:st.Size], 0)

@@ -31,7 +31,7 @@ type node struct {
 	// directly on its branch.
 	plain atomic.Bool
 	// stored tells which content of a file was last given to the kernel when it was opened.
-	stored contentKey // under mu
+	stored uint64 // contentKey; under mu
 
 	// place is where a file is; replaced as a whole under mu.
 	place atomic.Pointer[place]
@@ -209,7 +209,7 @@ func (f *FS) releaseLocked(n *node) {
 	f.nodes.spare = append(f.nodes.spare, n.id)
 	if f.nodes.byIno[n.ino] == n {
 		delete(f.nodes.byIno, n.ino)
-		if n.hidden > 0 && len(n.names) > 0 {
+		if n.hidden > 0 { // other names of it are there, or it were not in the table
 			f.lost[n.ino] = n.hidden
 		}
 	}
