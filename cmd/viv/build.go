@@ -69,6 +69,7 @@ func newBuild(a *app) *cobra.Command {
 		fs.BoolVar(&f.accepted, name, true, "accepted: a build leaves no containers")
 		_ = fs.MarkHidden(name)
 	}
+	completeFlag(c, "progress", oneOf("auto", "plain", "tty", "quiet", "rawjson"))
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := f.read(a, &o, args[0]); err != nil {
 			return err
@@ -113,7 +114,7 @@ func (f *buildFlags) build(ctx context.Context, a *app, o engine.BuildOptions) e
 			return err
 		}
 	}
-	if img.ID != "" && (f.quiet || f.progress == "quiet") {
+	if img.ID != "" && show.quiet() {
 		fmt.Fprintln(a.out, img.ID)
 	}
 	return nil

@@ -94,6 +94,9 @@ func screen(s string) []string {
 			case strings.HasSuffix(seq, "A"):
 				fmt.Sscanf(seq, "\x1b[%dA", &n)
 				row -= n
+			case strings.HasSuffix(seq, "B"):
+				fmt.Sscanf(seq, "\x1b[%dB", &n)
+				row += n
 			case seq == "\x1b[J":
 				lines = append(lines[:row], "")
 			}

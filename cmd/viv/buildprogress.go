@@ -82,6 +82,12 @@ func (p *buildPrinter) event(e build.Event) { p.show.event(e) }
 
 func (p *buildPrinter) end() { p.show.end() }
 
+// quiet tells whether the image's ID is all that is printed.
+func (p *buildPrinter) quiet() bool {
+	_, ok := p.show.(silent)
+	return ok
+}
+
 // failure prints where in the Dockerfile it went wrong, and gives the error.
 func (p *buildPrinter) failure(err error) error {
 	var e *build.Error

@@ -9,7 +9,6 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/term"
 
 	"vivarium/engine"
 	"vivarium/image"
@@ -29,9 +28,9 @@ func (a *app) progress(quiet bool) engine.PullProgress {
 
 func newPullPrinter(a *app, w io.Writer, quiet bool) *pullPrinter {
 	p := &pullPrinter{w: w, quiet: quiet}
-	if f, ok := w.(interface{ Fd() uintptr }); ok {
-		p.live = term.IsTerminal(int(f.Fd()))
-	}
+	var fd int
+	fd, p.live = terminalOf(w)
+	p.size = func() (int, int) { return terminalSize(fd) }
 	return p
 }
 
@@ -41,7 +40,8 @@ type pullPrinter struct {
 	w      io.Writer
 	quiet  bool
 	live   bool
-	held   io.Writer // where buf goes in the end; nil: nothing is held back
+	size   func() (columns, rows int) // of the terminal
+	held   io.Writer                  // where buf goes in the end; nil: nothing is held back
 	buf    bytes.Buffer
 	layers []digest.Digest
 	state  map[digest.Digest]registry.Status
@@ -130,10 +130,11 @@ func (p *pullPrinter) Step(e registry.Event) {
 		return
 	}
 	now := time.Now()
+	columns, rows := p.size()
 	if !known {
 		p.layers = append(p.layers, e.Layer)
 		p.meters[e.Layer] = &meter{drawn: now}
-		fmt.Fprintln(p.w, p.line(e))
+		fmt.Fprintln(p.w, p.line(e, columns))
 		return
 	}
 	m := p.meters[e.Layer]
@@ -151,8 +152,11 @@ func (p *pullPrinter) Step(e registry.Event) {
 			up = len(p.layers) - i
 		}
 	}
+	if up >= rows {
+		return // it has left the screen, and no cursor gets there
+	}
 	// Up to the layer's line, erase, write, and down again.
-	fmt.Fprintf(p.w, "\x1b[%dA\x1b[2K\r%s\x1b[%dB\r", up, p.line(e), up)
+	fmt.Fprintf(p.w, "\x1b[%dA\x1b[2K\r%s\x1b[%dB\r", up, p.line(e, columns), up)
 }
 
 // words is a state as it is printed.
@@ -163,21 +167,25 @@ func words(e registry.Event) string {
 	return string(e.Status)
 }
 
-func (p *pullPrinter) line(e registry.Event) string {
+// line is what is shown of a layer. It never takes more than one line of the terminal: the
+// bar gets what room the figures leave.
+func (p *pullPrinter) line(e registry.Event, columns int) string {
 	text := fmt.Sprintf("%s: %s", image.ShortID(e.Layer), words(e))
 	switch e.Status {
 	case registry.StatusDownloading, registry.StatusExtracting, registry.StatusPushing:
 	default:
-		return text
+		return clip(text, columns)
 	}
 	size := func(n int64) string { return units.HumanSizeWithPrecision(float64(n), 3) }
 	if e.Total <= 0 {
-		return text + " " + size(e.Current) + p.meters[e.Layer].text(0)
+		return clip(text+" "+size(e.Current)+p.meters[e.Layer].text(0), columns)
 	}
-	const width = 40
-	n := int(min(e.Current, e.Total) * width / e.Total)
-	bar := strings.Repeat("=", n) + ">" + strings.Repeat(" ", width-n)
-	return fmt.Sprintf("%s [%s] %s/%s%s", text, bar, size(e.Current), size(e.Total), p.meters[e.Layer].text(e.Total-e.Current))
+	figures := fmt.Sprintf(" %s/%s%s", size(e.Current), size(e.Total), p.meters[e.Layer].text(e.Total-e.Current))
+	if room := min(40, columns-len(text)-len(figures)-len(" [>]")); room >= 4 {
+		n := int(min(e.Current, e.Total) * int64(room) / e.Total)
+		text += " [" + strings.Repeat("=", n) + ">" + strings.Repeat(" ", room-n) + "]"
+	}
+	return clip(text+figures, columns)
 }
 
 func (p *pullPrinter) End(r registry.Result) {

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -557,14 +558,21 @@ func TestPlainHTTPIsRefused(t *testing.T) {
 
 func TestProgress(t *testing.T) {
 	needRoot(t)
-	img := simple(t)
+	img := imagetest.Make(t, imagetest.PackGzip, nil, imagetest.Tar(t, imagetest.File("noise", noise(8<<20))), imagetest.Tar(t, imagetest.File("b", "b")))
 	seen := make(map[digest.Digest]map[registry.Status]bool)
+	order := []registry.Status{registry.StatusWaiting, registry.StatusDownloading, registry.StatusExtracting, registry.StatusComplete}
+	last := make(map[digest.Digest]int)
 	st, _ := openStore(t)
 	_, err := registry.Pull(context.Background(), st, serve(t, &fake{img: img})+"/x:v1", registry.Options{Progress: func(e registry.Event) {
 		if seen[e.Layer] == nil {
 			seen[e.Layer] = make(map[registry.Status]bool)
 		}
 		seen[e.Layer][e.Status] = true
+		now := slices.Index(order, e.Status)
+		if now < last[e.Layer] {
+			t.Errorf("a layer is %q after it was %q", e.Status, order[last[e.Layer]])
+		}
+		last[e.Layer] = now
 		if e.Status == registry.StatusDownloading && (e.Current > e.Total || e.Total == 0) {
 			t.Errorf("%+v", e)
 		}
@@ -573,7 +581,7 @@ func TestProgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, l := range img.Desc.Layers {
-		for _, s := range []registry.Status{registry.StatusWaiting, registry.StatusDownloading, registry.StatusExtracting, registry.StatusComplete} {
+		for _, s := range order {
 			if !seen[l.Digest][s] {
 				t.Errorf("layer %s was never %q", l.Digest, s)
 			}

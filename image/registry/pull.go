@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/opencontainers/go-digest"
@@ -419,7 +420,7 @@ func (p *puller) fetchLayer(ctx context.Context, t *store.Tx, d ocispec.Descript
 		return fmt.Errorf("%w: it is encrypted", ErrUnsupported)
 	}
 	if have.Unpacked {
-		r, err := p.openLayer(ctx, d, 0)
+		r, err := p.openLayer(ctx, d, 0, new(atomic.Bool))
 		if err != nil {
 			return err
 		}
@@ -444,21 +445,27 @@ func (p *puller) fetchLayer(ctx context.Context, t *store.Tx, d ocispec.Descript
 
 // putLayer fetches a layer, and tells whether some of it came in ranges.
 func (p *puller) putLayer(ctx context.Context, t *store.Tx, d ocispec.Descriptor, diffID digest.Digest, part *store.Partial) (ranged bool, err error) {
-	r, err := p.openLayer(ctx, d, part.Size())
+	var came atomic.Bool // all of it: from then on what is waited for is the unpacking
+	r, err := p.openLayer(ctx, d, part.Size(), &came)
 	if err != nil {
 		return false, err
 	}
 	defer r.Close()
 	_, _, err = t.PutLayer(ctx, r, store.LayerSpec{
 		Blob: d, DiffID: diffID, Partial: part, MaxBytes: p.opts.MaxLayerBytes, MaxEntries: p.opts.MaxLayerEntries,
-		Unpacked: func(n int64) { p.tell(Event{Layer: d.Digest, Status: StatusExtracting, Current: n}) },
+		Unpacked: func(n int64) {
+			if came.Load() {
+				p.tell(Event{Layer: d.Digest, Status: StatusExtracting, Current: n})
+			}
+		},
 	})
 	return r.ranged, err
 }
 
-func (p *puller) openLayer(ctx context.Context, d ocispec.Descriptor, from int64) (*blobReader, error) {
+func (p *puller) openLayer(ctx context.Context, d ocispec.Descriptor, from int64, came *atomic.Bool) (*blobReader, error) {
 	return p.c.blob(ctx, d, from, func(n int64) {
 		p.tell(Event{Layer: d.Digest, Status: StatusDownloading, Current: n, Total: d.Size})
+		came.Store(n >= d.Size)
 	})
 }
 

@@ -14,7 +14,9 @@ import (
 	"vivarium/monitor/wire"
 )
 
-// ReadStatus reads <dir>/status.json; a missing file is wire.Created.
+// ReadStatus reads <dir>/status.json; a missing file is wire.Created. A start does not wait
+// for the disk, so after a power cut the file may be there without what was written last
+// (ext4(5), delalloc; XFS leaves zeros): then the container ran, and its end was not seen.
 func ReadStatus(dir string) (wire.Status, error) {
 	b, err := os.ReadFile(dir + "/status.json")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -22,6 +24,9 @@ func ReadStatus(dir string) (wire.Status, error) {
 	}
 	if err != nil {
 		return wire.Status{}, fmt.Errorf("read the container's status: %w", err)
+	}
+	if len(bytes.Trim(b, "\x00")) == 0 {
+		return wire.Status{State: wire.Running}, nil
 	}
 	var st wire.Status
 	if err := lazyjson.Unmarshal(b, &st); err != nil {

@@ -67,6 +67,11 @@ func TestBuildLive(t *testing.T) {
 	if !names["[3/3] RUN echo second >/file"] {
 		t.Errorf("as JSON: %v", raw)
 	}
+	quiet := e.Command("build", dir)
+	quiet.Env = append(quiet.Env, "BUILDKIT_PROGRESS=quiet")
+	if res := quiet.Run(); res.Code != 0 || !strings.HasPrefix(res.Stdout, "sha256:") || res.Stderr != "" {
+		t.Errorf("quiet by the environment: %v", res)
+	}
 	fails(t, e.Viv("build", "--progress", "tty", dir), 125, "needs a terminal")
 	fails(t, e.Viv("build", "--progress", "loud", dir), 125, "invalid progress mode loud")
 }

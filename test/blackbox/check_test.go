@@ -173,3 +173,24 @@ func TestDiffOfAnUntouchedContainer(t *testing.T) {
 	}
 	want(t, e.Viv("diff", "bare"), 0, "")
 }
+
+// TestLostStatus: after a power cut the file that says how a container fares may be empty.
+// The container has ended then, and nothing else is disturbed.
+func TestLostStatus(t *testing.T) {
+	vivOnly(t, "it changes the engine's files")
+	e := newBox(t)
+	for name, lost := range map[string]string{"nothing": "", "zeros": strings.Repeat("\x00", 200)} {
+		id := strings.TrimSpace(e.MustViv("run", "-d", "--network", "none", "--name", name, box, "true"))
+		e.MustViv("wait", name)
+		if err := os.WriteFile(e.Root+"/containers/"+id+"/status.json", []byte(lost), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e.MustViv("images")
+		if got := e.MustViv("ps", "-a", "--filter", "name="+name, "--format", "{{.Status}}"); !strings.HasPrefix(got, "Exited (255)") {
+			t.Errorf("%s: the status is %q", name, got)
+		}
+		want(t, e.Viv("system", "check"), 0, "all is well\n")
+		want(t, e.Viv("start", "-a", name), 0, "")
+		e.MustViv("rm", name)
+	}
+}

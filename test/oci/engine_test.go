@@ -130,6 +130,7 @@ var work = []struct {
 	{"limits and stats", testLimits},
 	{"top", testTop},
 	{"build", testBuild},
+	{"images", testImages},
 	{"healthcheck", testHealth},
 	{"many at once", testMany},
 }

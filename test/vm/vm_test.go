@@ -39,7 +39,7 @@ var left = map[string]string{
 	"vivarium/sandbox/seccomp":  "^Test(OtherArchitectures|RandomProfiles|DockerProfileMeansTheSame)$",
 	"vivarium/test/blackbox": "^Test(Pull.*|CopyAndManifest|CorruptArchives|ExitCodes|TwoHundredAtOnce|KilledAnywhere|ImageConfig|SystemdMakesTheGroups" +
 		"|StorageDriver.*|DriversMakeTheSameLayers|KilledUnionServer|Union.*|Ns(Run|RunSubordinate|Enter|OfContainer)|CompletionOfArguments|Lab|Layer|Anatomy|Nonsense.*|MissingCommand|ImagesThatAreNot|NameInUse|Ps.*|ImagesList|VolumeList|NetworkList|Login.*|CredentialHelper|DescriptorsOfTheCaller" +
-		"|BuildFrom.*|BuildCheck|BuildFlags|BuildCacheOutside|BuildPush|Squash|BuildKilledKeepsSteps|BuildCacheInline|BuildCacheRefused|SeveralArguments|Remove.*|RenameRefused|Top|LogsOptions|InspectKinds|EventsOptions|Copy(Out|Into)|NameFiles|Health.*|CheckOfLeftovers|PortForms)$",
+		"|BuildFrom.*|BuildCheck|BuildFlags|BuildCacheOutside|BuildLargeContext|BuildLive|LostStatus|BuildPush|Squash|BuildKilledKeepsSteps|BuildCacheInline|BuildCacheRefused|SeveralArguments|Remove.*|RenameRefused|Top|LogsOptions|InspectKinds|EventsOptions|Copy(Out|Into)|NameFiles|Health.*|CheckOfLeftovers|PortForms)$",
 }
 
 // tools are programs of the host that tests call in the machine, too: busybox has
