@@ -18,6 +18,7 @@ import (
 type running struct {
 	cmd   *exec.Cmd
 	lines *bufio.Scanner
+	close func() error
 }
 
 func startLab(t *testing.T, viv []string, args ...string) *running {
@@ -31,7 +32,7 @@ func startLab(t *testing.T, viv []string, args ...string) *running {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	return &running{c, bufio.NewScanner(out)}
+	return &running{c, bufio.NewScanner(out), out.Close}
 }
 
 // until reads until a step is announced.
@@ -101,6 +102,25 @@ func TestSignals(t *testing.T) {
 				t.Errorf("%s: left %v", name, l)
 			}
 		}
+	}
+}
+
+// TestReaderGone: it cleans up, too, when nobody reads any more what it says.
+func TestReaderGone(t *testing.T) {
+	o := options(t)
+	r := startLab(t, o.Viv, "calls")
+	if err := r.until("The UTS namespace of this shell"); err != nil {
+		t.Error(err)
+	}
+	names := directories(t)
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+	if err := r.cmd.Wait(); err == nil {
+		t.Error("it succeeds")
+	}
+	if l := left(t, os.TempDir(), names); len(names) != 1 || len(l) > 0 {
+		t.Errorf("left of %v: %v", names, l)
 	}
 }
 

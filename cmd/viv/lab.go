@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -144,6 +146,10 @@ func (r *labRunner) runAll(list []lab.Experiment) error {
 	if err := lab.Sweep(); err != nil {
 		return err
 	}
+	// Whoever reads may go in the middle, and what was begun is to be cleaned up.
+	ctx, stop := signal.NotifyContext(r.ctx, syscall.SIGPIPE)
+	defer stop()
+	r.ctx = ctx
 	verified, failed := 0, 0
 	for _, e := range list {
 		err := r.run(e)
