@@ -35,7 +35,9 @@ type Experiment struct {
 	// OwnStore: its images are in a store of its own, in its directory, and go with that.
 	OwnStore bool
 	Steps    []Step
-	Cleanup  []string // commands that are run at the end, whatever has happened
+	// Cleanup are commands that are run at the end, whatever has happened; once more, if they
+	// were cut off themselves.
+	Cleanup []string
 	// Needs is a command that fails where the kernel cannot do what is shown; Instead
 	// is shown there.
 	Needs   string

@@ -50,11 +50,11 @@ func namespaces() []Experiment {
 			ID: "ipc", Rootless: true, Title: Text{"IPC namespace: message queues", "IPC Namespace：消息队列"},
 			About: Text{"A message queue is seen in its own IPC namespace only.", "消息队列只在自己的 IPC Namespace 中可见。"},
 			Steps: []Step{
-				{Say: Text{"Make a queue, outside", "在外面建一个队列"}, Run: "ipcmk -Q | tee queue | grep -o '[0-9]*$'", Save: "QUEUE"},
+				{Say: Text{"Make a queue, outside", "在外面建一个队列"}, Run: "ipcmk -Q >queue && grep -o '[0-9]*$' queue", Save: "QUEUE"},
 				{Say: Text{"Outside it is there", "外面能看到"}, Run: "ipcs -q | awk '{print $2}'", Check: has("$QUEUE")},
 				{Say: Text{"Inside there is none", "里面没有队列"}, Run: "viv ns run {user} --ipc ipcs -q | awk '$2 ~ /^[0-9]+$/ {print $2}'", Without: "ipcs -q | awk '$2 ~ /^[0-9]+$/ {print $2}'", Check: is("")},
 			},
-			Cleanup: []string{`[ ! -s queue ] || ipcrm -q $(grep -o '[0-9]*$' queue)`},
+			Cleanup: []string{`[ ! -s queue ] || ! ipcs -q | awk '{print $2}' | grep -qx $(grep -o '[0-9]*$' queue) || ipcrm -q $(grep -o '[0-9]*$' queue)`},
 		},
 		{
 			ID: "pid", Rootless: true, Title: Text{"PID namespace: process numbers", "PID Namespace：进程号"},

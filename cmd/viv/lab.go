@@ -144,7 +144,7 @@ func ownCommandLine(cmd *cobra.Command) ([]string, error) {
 
 func (r *labRunner) runAll(list []lab.Experiment) error {
 	if err := lab.Sweep(); err != nil {
-		return err
+		fmt.Fprintf(r.a.err, "viv: %s\n", message(err)) // what is new is not in its way
 	}
 	// Whoever reads may go in the middle, and what was begun is to be cleaned up.
 	ctx, stop := signal.NotifyContext(r.ctx, syscall.SIGPIPE)
