@@ -31,7 +31,7 @@ func (f *FS) answer(n *node, out *fuse.AttrOut) error {
 		return err
 	}
 	f.attr(n, &st, &out.Attr)
-	out.SetTimeout(f.valid(f.shownOn(n)))
+	out.SetTimeout(max(f.valid(f.shownOn(n)), tick))
 	return nil
 }
 

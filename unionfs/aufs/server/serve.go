@@ -31,7 +31,14 @@ func Start(opts aufs.Options, source, point string, debug bool) (*Mount, error) 
 	if err != nil {
 		return nil, fmt.Errorf("find mount point %s: %w", point, err)
 	}
-	m, err := begin(opts, source, debug)
+	var st unix.Stat_t
+	if err = unix.Stat(abs, &st); err == nil && !isDir(&st) {
+		err = unix.ENOTDIR
+	}
+	var m *Mount
+	if err == nil {
+		m, err = begin(opts, source, debug)
+	}
 	if err == nil {
 		err = m.attach(abs)
 	}
