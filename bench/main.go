@@ -241,7 +241,11 @@ func removeGroups() error {
 		}
 		for _, top := range tops {
 			var st unix.Statfs_t
-			if err := unix.Statfs(top, &st); err == nil && st.Type != unix.TMPFS_MAGIC {
+			switch err := unix.Statfs(top, &st); {
+			case err != nil:
+			case st.Type == unix.TMPFS_MAGIC: // buildah takes a directory without a hierarchy for one
+				errs = append(errs, os.RemoveAll(top))
+			default:
 				errs = append(errs, removeTree(top))
 			}
 		}
