@@ -313,23 +313,44 @@ func (f *FS) copyOrphan(n *node, br *branch, content bool) error {
 		return err
 	}
 	temp := f.tempName()
-	if _, err := f.copyFile(srcDir, src, br.orph, temp, content); err != nil {
-		_ = unix.Unlinkat(br.orph, temp, 0)
-		return err
+	var next *place
+	st, err := f.copyFile(srcDir, src, br.orph, temp, content)
+	if err == nil {
+		next, err = f.orphanPlace(n, &st, temp, br)
 	}
-	fd, err := unix.Openat(br.orph, temp, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err2 := unix.Unlinkat(br.orph, temp, 0); err == nil {
 		err = err2
 	}
 	if err != nil {
 		return err
 	}
-	old := n.place.Swap(&place{br: br, fd: fd})
+	old := n.place.Swap(next)
 	f.reopen(n)
 	if old.fd >= 0 {
 		unix.Close(old.fd)
 	}
 	return nil
+}
+
+// orphanPlace is where a copy is that has no name. If names below that nobody has looked
+// up yet are those of the file, they lead to the copy from now on.
+func (f *FS) orphanPlace(n *node, src *unix.Stat_t, temp string, br *branch) (*place, error) {
+	old := n.place.Load()
+	if left := int(src.Nlink) - n.hidden; left > 0 && old.link == nil && !old.br.writable() {
+		var made unix.Stat_t
+		if err := unix.Fstatat(br.orph, temp, &made, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return nil, err
+		}
+		link, err := f.addLink(br.orph, temp, br, keyOf(&made), src, old.br, left)
+		if err != nil {
+			return nil, err
+		}
+		f.keepIno(keyOf(&made), n.ino)
+		n.hidden = 0
+		return &place{br: br, link: link, fd: -1}, nil
+	}
+	fd, err := unix.Openat(br.orph, temp, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	return &place{br: br, fd: fd}, err
 }
 
 // copyFile copies what src in srcDir is to the new name dst in dstDir.

@@ -128,6 +128,51 @@ func TestPseudoLinksFolded(t *testing.T) {
 	}
 }
 
+// TestNameLookedUpLate: a file that has lost the only name that was known has another one
+// below. What is written to it by that, or by a descriptor from before, is there at the next
+// mount.
+func TestNameLookedUpLate(t *testing.T) {
+	for range 20 { // the kernel forgets the first name at a time of its own
+		b := dirs(t, 2)
+		for _, name := range []string{"x", "y"} {
+			write(t, b[1]+"/"+name, "old")
+			must(t, os.Link(b[1]+"/"+name, b[1]+"/"+name+"gone"))
+		}
+		u := mount(t, "dirs="+b[0]+":"+b[1])
+		must(t, os.Remove(u.path("xgone")))
+		appendTo(t, u.path("x"), "+")
+		f, err := os.OpenFile(u.path("ygone"), os.O_RDWR|os.O_APPEND, 0)
+		must(t, err)
+		must(t, os.Remove(u.path("ygone")))
+		_, err = f.WriteString("+")
+		must(t, err)
+		read(t, u.path("y"), "old+")
+		appendTo(t, u.path("y"), "+")
+		must(t, f.Close())
+		u.remount()
+		read(t, u.path("x"), "old+")
+		read(t, u.path("y"), "old++")
+		var st unix.Stat_t
+		must(t, unix.Stat(u.path("x"), &st))
+		if st.Nlink != 1 {
+			t.Errorf("%d links", st.Nlink)
+		}
+		u.stop()
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func appendTo(t *testing.T, name, text string) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+	must(t, err)
+	_, err = f.WriteString(text)
+	must(t, err)
+	must(t, f.Close())
+}
+
 // TestServerKeepsNothing: a server that stays behind has nothing open of who started it.
 func TestServerKeepsNothing(t *testing.T) {
 	b := dirs(t, 2)

@@ -193,13 +193,19 @@ func (f *FS) placeOf(o *object) *place {
 }
 
 // refreshPlace lets a known file be where a lookup found it, after a change made
-// directly on a branch.
+// directly on a branch, or when it had lost the names that were known of it and
+// another one was looked up before the kernel forgot it.
 func (f *FS) refreshPlace(n *node, o *object) {
 	p := n.place.Load()
-	if p.br == o.at.br || p.link != nil || p.fd >= 0 || o.link != nil {
-		return
+	switch {
+	case p.fd >= 0:
+		var st unix.Stat_t
+		if unix.Fstat(p.fd, &st) == nil && keyOf(&st) == keyOf(&o.st) && n.place.CompareAndSwap(p, f.placeOf(o)) {
+			f.keepOpen(n, p.fd)
+		}
+	case p.br != o.at.br && p.link == nil && o.link == nil:
+		n.place.CompareAndSwap(p, f.placeOf(o))
 	}
-	n.place.CompareAndSwap(p, f.placeOf(o))
 }
 
 // absence is a name that a lookup did not find, kept for the request to make it,

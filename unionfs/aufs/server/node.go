@@ -18,6 +18,7 @@ type node struct {
 	// Under FS.tree.
 	names   []name
 	lookups uint64 // how often the kernel was told of it
+	kept    []int  // descriptors of earlier places, which other requests may still use
 	kids    int    // nodes that have a name in it
 
 	// layers of a directory, top-most first; replaced as a whole under FS.dirs.
@@ -230,6 +231,16 @@ func (f *FS) closeNode(n *node) {
 	if p := n.place.Load(); p != nil && p.fd >= 0 {
 		unix.Close(p.fd)
 	}
+	for _, fd := range n.kept {
+		unix.Close(fd)
+	}
+}
+
+// keepOpen leaves a descriptor open as long as the node is there.
+func (f *FS) keepOpen(n *node, fd int) {
+	f.tree.Lock()
+	defer f.tree.Unlock()
+	n.kept = append(n.kept, fd)
 }
 
 func (f *FS) closeLayer(l *layer) {
