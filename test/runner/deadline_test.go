@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -33,7 +34,7 @@ func TestHangs(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(` + "`" + pid + "`" + `, []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
+	if err := os.WriteFile(` + "`" + pid + "`" + `, []byte(strconv.Itoa(cmd.Process.Pid)+" "+strconv.Itoa(os.Getpid())), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	select {}
@@ -45,7 +46,7 @@ func TestHangs(t *testing.T) {
 		}
 	}
 	t.Chdir(dir)
-	t.Cleanup(func() { killPid(t, pid) })
+	t.Cleanup(func() { killPids(t, pid) })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
@@ -66,21 +67,25 @@ func TestHangs(t *testing.T) {
 	}
 }
 
-func killPid(t *testing.T, file string) {
+// killPids ends the process that the hanging test left, and the test itself, which go test
+// leaves when it is ended.
+func killPids(t *testing.T, file string) {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return
 	}
-	pid, err := strconv.Atoi(string(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	process, err := os.FindProcess(pid)
-	if err == nil {
-		err = process.Kill()
-	}
-	if err != nil {
-		t.Errorf("end the process that the hanging test left: %v", err)
+	for _, field := range strings.Fields(string(text)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			t.Fatal(err)
+		}
+		process, err := os.FindProcess(pid)
+		if err == nil {
+			err = process.Kill()
+		}
+		if err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Errorf("end the process %d that the hanging test left: %v", pid, err)
+		}
 	}
 }
