@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	powerRounds = flag.Int("power-rounds", 2, "how often TestPowerCutStore cuts the power")
+	powerRounds = flag.Int("power-rounds", 1, "how often TestPowerCutStore cuts the power")
 	powerSeed   = flag.Uint64("power-seed", 0, "of what it does and when; 0: a new one")
 	powerDone   = flag.Int("power-changes", 3, "how many changes are waited for, at most, before the power is cut")
 	powerWindow = flag.Duration("power-window", time.Second, "and how much longer, at most")

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
 // patterns are the packages whose tests are run once more in the machine: those
 // that deal with control groups, or with what Debian's kernel does otherwise.
 var patterns = []string{
-	"./internal/kernel", "./internal/testenv", "./sandbox/...", "./monitor/...", "./layer", "./unionfs",
+	"./internal/kernel", "./sandbox/...", "./monitor/...", "./layer", "./unionfs",
 	"./network", "./engine/...", "./cmd/viv-oci", "./lab", "./test/vm/proof", "./test/blackbox",
 }
 
@@ -31,16 +31,15 @@ var apart = []string{"vivarium/internal/archtest", "vivarium/internal/lazyjson"}
 // left are tests that say nothing of the kernel and need many runs, which take
 // the emulated processor half a second each: the host has run them.
 var left = map[string]string{
-	"vivarium/cmd/viv-oci":      "^Test(Killed|Notify|Spec|RootlessManyIDs)$", // compared with runc; newuidmap is missing
-	"vivarium/internal/testenv": "^TestImages$",
-	"vivarium/lab":              "^Test(Signals|ReaderGone|Interrupted|SweepLeavesOthers)$",
-	"vivarium/layer":            "^TestCopyInUnderExchange$",
-	"vivarium/sandbox":          "^TestCopyTreeRace$",
-	"vivarium/sandbox/spawn":    "^TestCollectorRuns$",
-	"vivarium/sandbox/seccomp":  "^Test(OtherArchitectures|RandomProfiles|DockerProfileMeansTheSame)$",
+	"vivarium/cmd/viv-oci":     "^Test(Killed|Notify|Spec|RootlessManyIDs)$", // compared with runc; newuidmap is missing
+	"vivarium/lab":             "^Test(Signals|ReaderGone|Interrupted|SweepLeavesOthers)$",
+	"vivarium/layer":           "^TestCopyInUnderExchange$",
+	"vivarium/sandbox":         "^TestCopyTreeRace$",
+	"vivarium/sandbox/spawn":   "^TestCollectorRuns$",
+	"vivarium/sandbox/seccomp": "^Test(OtherArchitectures|RandomProfiles|DockerProfileMeansTheSame)$",
 	"vivarium/test/blackbox": "^Test(Pull.*|CopyAndManifest|CorruptArchives|ExitCodes|TwoHundredAtOnce|KilledAnywhere|ImageConfig|SystemdMakesTheGroups" +
 		"|StorageDriver.*|DriversMakeTheSameLayers|KilledUnionServer|Union.*|Ns(Run|RunSubordinate|Enter|OfContainer)|CompletionOfArguments|Lab|Layer|Anatomy|Nonsense.*|MissingCommand|ImagesThatAreNot|NameInUse|Ps.*|ImagesList|VolumeList|NetworkList|Login.*|CredentialHelper|DescriptorsOfTheCaller" +
-		"|Build[^M].*|KilledAnywhereOnDrivers|DriversAndUserNamespaces|LayerView|LostStatus|Squash|SeveralArguments|Remove.*|RenameRefused|Top|LogsOptions|InspectKinds|EventsOptions|Copy(Out|Into)|NameFiles|Health.*|CheckOfLeftovers|PortForms)$",
+		"|Build[^M].*|KilledAnywhereOnDrivers|DriversAndUserNamespaces|LayerView|LostStatus|EachStepOfThePlan|Squash|SeveralArguments|Remove.*|RenameRefused|Top|LogsOptions|InspectKinds|EventsOptions|Copy(Out|Into)|NameFiles|Health.*|CheckOfLeftovers|PortForms)$",
 }
 
 // tools are programs of the host that tests call in the machine, too: busybox has
