@@ -142,7 +142,7 @@ RUN <<EOF
 ` + changeAll + `EOF
 RUN rm -r /tree /a/b && mkdir /tree && echo again >/tree/new && chmod 0 /tree/new
 COPY --link --from=` + box + ` /data/a /linked/
-WORKDIR /work/dir
+WORKDIR /made/dir
 ADD file /tree/
 RUN --mount=type=bind,from=` + box + `,target=/from,rw cp /from/full/new . && touch /from/x
 `, "file": "f", "tree/b": "b", "tree/c": "c"}
@@ -157,8 +157,8 @@ RUN --mount=type=bind,from=` + box + `,target=/from,rw cp /from/full/new . && to
 		e.MustViv("rm", name)
 		e.MustViv("--storage-driver", d, "build", "--no-cache", "--network", "none", "-t", name, "--build-arg", "SOURCE_DATE_EPOCH=1700000000", context)
 		images[d] = e.MustViv("inspect", "--type", "image", "-f", "{{.Id}} {{json .RootFS.Layers}}", name)
-		want(t, e.Viv("--storage-driver", d, "run", "--rm", "--network", "none", name, "sh", "-c", "cat /tree/* /work/dir/new; ls / /a /full | tr '\\n' ' '"), 0,
-			"fagain\nnew\n/: a bin data dev etc fifo full home house link linked new null proc root sys tmp tree usr var work  /a: e  /full: n ")
+		want(t, e.Viv("--storage-driver", d, "run", "--rm", "--network", "none", name, "sh", "-c", "cat /tree/* /made/dir/new; ls / /a /full | tr '\\n' ' '"), 0,
+			"fagain\nnew\n/: a bin data dev etc fifo full home house link linked made new null proc root sys tmp tree usr var  /a: e  /full: n ")
 	})
 	for _, d := range storageDrivers[1:] {
 		for _, what := range []string{"", " diff"} {
