@@ -3,25 +3,18 @@ package layer
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"vivarium/internal/pseudolink"
 )
 
 // aufsLinks is where AUFS keeps a file of the layers below that was copied up under one of
 // its names, for the sake of the others: as INO.TAG.SHOWN, its number there, the branch that
 // it is on, and how many names below still lead to the copy (02struct.txt, "Pseudo-link").
 const aufsLinks = whiteoutMeta + "plnk"
-
-// aufsTag tells branches apart in names of pseudo-links.
-func aufsTag(branch string) string {
-	h := fnv.New32a()
-	h.Write([]byte(branch))
-	return fmt.Sprintf("%08x", h.Sum32())
-}
 
 // linkedName is a name that is on no upper layer, and shows a file of it all the same.
 type linkedName struct {
@@ -41,7 +34,7 @@ func (u *Upper) linkedNames(v *View) ([]linkedName, error) {
 	}
 	var out []linkedName
 	for i, dir := range u.Lower {
-		files := wanted[aufsTag(dir)]
+		files := wanted[pseudolink.Tag(dir)]
 		if len(files) == 0 {
 			continue
 		}
@@ -71,10 +64,8 @@ func (u *Upper) pseudoLinks() (map[string]map[uint64]string, error) {
 	}
 	out := map[string]map[uint64]string{}
 	for _, n := range names {
-		number, rest, _ := strings.Cut(n, ".")
-		tag, shown, ok := strings.Cut(rest, ".")
-		ino, err := strconv.ParseUint(number, 10, 64)
-		if !ok || err != nil || shown == "0" {
+		ino, tag, shown, ok := pseudolink.Parse(n)
+		if !ok || shown == 0 {
 			continue
 		}
 		if out[tag] == nil {

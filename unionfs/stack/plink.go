@@ -1,17 +1,15 @@
 package stack
 
 import (
-	"fmt"
-	"hash/fnv"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"vivarium/internal/pseudolink"
 	"vivarium/unionfs/aufs"
 )
 
@@ -34,17 +32,10 @@ func (s Stack) linkFiles() (map[int]map[uint64]string, error) {
 	}
 	out := map[int]map[uint64]string{}
 	for i := 1; i < len(s.Branches); i++ {
-		// INO.TAG.SHOWN, with what package server knows a branch by.
-		h := fnv.New32a()
-		h.Write([]byte(s.Branches[i].Path))
-		tag := fmt.Sprintf("%08x", h.Sum32())
+		tag := pseudolink.Tag(s.Branches[i].Path)
 		out[i] = map[uint64]string{}
 		for _, e := range entries {
-			parts := strings.Split(e.Name(), ".")
-			if len(parts) != 3 || parts[1] != tag {
-				continue
-			}
-			if ino, err := strconv.ParseUint(parts[0], 10, 64); err == nil {
+			if ino, of, _, ok := pseudolink.Parse(e.Name()); ok && of == tag {
 				out[i][ino] = e.Name()
 			}
 		}

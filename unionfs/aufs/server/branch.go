@@ -2,7 +2,6 @@ package server
 
 import (
 	"fmt"
-	"hash/fnv"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vivarium/internal/kernel"
+	"vivarium/internal/pseudolink"
 	"vivarium/unionfs/aufs"
 )
 
@@ -69,9 +69,7 @@ func openBranch(spec aufs.Branch) (*branch, error) {
 		return nil, fmt.Errorf("stat branch %s: %w", spec.Path, err)
 	}
 	b.dev = st.Dev
-	h := fnv.New32a()
-	h.Write([]byte(spec.Path))
-	b.tag = fmt.Sprintf("%08x", h.Sum32())
+	b.tag = pseudolink.Tag(spec.Path)
 	if err := b.prepare(); err != nil {
 		b.close()
 		return nil, err

@@ -2,11 +2,11 @@ package server
 
 import (
 	"fmt"
-	"strconv"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"vivarium/internal/pseudolink"
 )
 
 // pseudoLink is a file that has several names on a branch below and was copied up
@@ -35,28 +35,11 @@ type linkTable struct {
 	byCopied map[objectKey]*pseudoLink
 }
 
-func linkFile(ino uint64, tag string, shown int) string {
-	return fmt.Sprintf("%d.%s.%d", ino, tag, shown)
-}
-
-func parseLinkFile(base string) (ino uint64, tag string, shown int, ok bool) {
-	parts := strings.Split(base, ".")
-	if len(parts) != 3 {
-		return 0, "", 0, false
-	}
-	ino, err := strconv.ParseUint(parts[0], 10, 64)
-	if err != nil {
-		return 0, "", 0, false
-	}
-	n, err := strconv.ParseUint(parts[2], 10, 31)
-	return ino, parts[1], int(n), err == nil
-}
-
 // file is the name in .wh..wh.plnk.
 func (l *pseudoLink) file() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return linkFile(l.ino, l.tag, l.shown)
+	return pseudolink.Name(l.ino, l.tag, l.shown)
 }
 
 // hide notes that one more name below is seen no longer.
@@ -66,7 +49,7 @@ func (l *pseudoLink) hide() error {
 	if l.shown == 0 {
 		return nil
 	}
-	err := unix.Renameat(l.br.links, linkFile(l.ino, l.tag, l.shown), l.br.links, linkFile(l.ino, l.tag, l.shown-1))
+	err := unix.Renameat(l.br.links, pseudolink.Name(l.ino, l.tag, l.shown), l.br.links, pseudolink.Name(l.ino, l.tag, l.shown-1))
 	if err == nil {
 		l.shown--
 	}
@@ -159,7 +142,7 @@ func (f *FS) loadLinks() {
 }
 
 func (f *FS) loadLink(br *branch, base string) {
-	ino, tag, shown, ok := parseLinkFile(base)
+	ino, tag, shown, ok := pseudolink.Parse(base)
 	if !ok {
 		return
 	}
