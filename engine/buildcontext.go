@@ -11,8 +11,6 @@ import (
 	"path"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"vivarium/image/build"
 	"vivarium/image/store"
 	"vivarium/layer"
@@ -124,12 +122,10 @@ func readDockerfile(dir, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer root.Close()
-	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := unix.Openat2(int(root.Fd()), path.Clean("/"+name), &how)
+	f, err := build.OpenIn(root, path.Clean("/"+name))
 	if err != nil {
 		return nil, errorf(ErrInvalid, "failed to read dockerfile: open %s in the context: %v", name, err)
 	}
-	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
 		return nil, errorf(ErrInvalid, "failed to read dockerfile: %s in the context is no file", name)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -195,7 +196,7 @@ func (f *file) lintUndeclared(d *stageDef, unset map[string]struct{}) {
 			declared = append(declared, a.Key)
 		}
 	}
-	for _, arg := range sorted(unset) {
+	for _, arg := range slices.Sorted(maps.Keys(unset)) {
 		if slices.Contains(declared, arg) {
 			continue
 		}
@@ -234,22 +235,13 @@ func (s *stage) lintBase(want ocispec.Platform) {
 
 // lintUndefined looks at variables of an instruction that nothing has defined.
 func (s *stage) lintUndefined(c instructions.Command, env *environment, unset map[string]struct{}, at []parser.Range) {
-	for _, name := range sorted(unset) {
+	for _, name := range slices.Sorted(maps.Keys(unset)) {
 		if a, ok := c.(*instructions.ArgCommand); ok && slices.ContainsFunc(a.Args, func(kv instructions.KeyValuePairOptional) bool { return kv.Key == name }) {
 			continue
 		}
 		like, _ := suggest.Search(name, env.Keys(), true)
 		s.lint.run(&linter.RuleUndefinedVar, at, linter.RuleUndefinedVar.Format(name, like))
 	}
-}
-
-func sorted(set map[string]struct{}) []string {
-	var out []string
-	for k := range set {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
 }
 
 // lintOnce is the check that of some instructions a stage has one: the last one counts.

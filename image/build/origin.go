@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -126,8 +127,9 @@ func (b *builder) readIgnore() (*ignoreRules, error) {
 // maxIgnore bounds a .dockerignore file.
 const maxIgnore = 4 << 20
 
-// readIn reads a small file below a directory; links are followed inside it.
-func readIn(dir *os.File, name string) ([]byte, error) {
+// OpenIn opens a file below a directory; links are followed inside it. It is
+// layer.ErrNotFound if there is none.
+func OpenIn(dir *os.File, name string) (*os.File, error) {
 	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
 	if err == unix.ENOENT || err == unix.ENOTDIR {
 		return nil, layer.ErrNotFound
@@ -135,7 +137,15 @@ func readIn(dir *os.File, name string) ([]byte, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), name)
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// readIn reads a small file below a directory.
+func readIn(dir *os.File, name string) ([]byte, error) {
+	f, err := OpenIn(dir, name)
+	if err != nil {
+		return nil, err
+	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxIgnore+1))
 	if err == nil && len(b) > maxIgnore {
@@ -329,7 +339,7 @@ func (r *reading) visit(p pick, e *layer.WalkEntry, links map[[2]uint64]string) 
 	if err != nil {
 		return err
 	}
-	for _, k := range sortedKeys(xattrs) {
+	for _, k := range slices.Sorted(maps.Keys(xattrs)) {
 		m.add(k, xattrs[k])
 	}
 	var sum *[32]byte
@@ -387,18 +397,6 @@ func (r *reading) hash() {
 			r.mu.Unlock()
 		}
 	}
-}
-
-func sortedKeys(m map[string]string) []string {
-	if len(m) == 0 {
-		return nil
-	}
-	out := make([]string, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
 }
 
 // unchanged watches over a copy: a file that is not the one that was digested any more

@@ -128,22 +128,7 @@ func (b *builder) remember(p *pastCopy, key digest.Digest, sel *selection) {
 
 func (p *pastCopy) write(b []byte) error {
 	sum := sha256.Sum256(b)
-	dir := filepath.Dir(p.path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".copy-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(b, sum[:]...))
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), p.path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	return replaceCache(p.path, append(b, sum[:]...))
 }
 
 // trimPast removes the oldest files of too many.

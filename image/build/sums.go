@@ -3,6 +3,7 @@ package build
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -100,21 +101,28 @@ func (s *sums) save() {
 		b = le.AppendUint64(b, uint64(st.ctime))
 		b = append(b, sum[:]...)
 	}
-	dir := filepath.Dir(s.path)
-	if os.MkdirAll(dir, 0o700) != nil {
-		return
+	_ = replaceCache(s.path, b)
+}
+
+// replaceCache writes a file that is a cache: whoever reads it finds the old one or the new one,
+// and after a crash perhaps neither.
+func replaceCache(name string, b []byte) error {
+	dir := filepath.Dir(name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
 	}
-	f, err := os.CreateTemp(dir, ".sums-*")
+	f, err := os.CreateTemp(dir, ".new-*")
 	if err != nil {
-		return
+		return err
 	}
 	_, err = f.Write(b)
-	if cerr := f.Close(); err == nil && cerr == nil {
-		err = os.Rename(f.Name(), s.path)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
 	}
 	if err != nil {
 		os.Remove(f.Name())
 	}
+	return err
 }
 
 // sumFile digests what an open file holds.

@@ -139,11 +139,7 @@ func Changes(t *testing.T, start func(t *testing.T, lower []string) Writable) {
 			}
 			list, err := layer.Changes(context.Background(), up)
 			must(t, err)
-			var diff []string
-			for _, ch := range list {
-				diff = append(diff, ch.Kind.String()+" "+ch.Path)
-			}
-			if got := strings.Join(diff, ","); got != c.diff {
+			if got := ChangesText(list); got != c.diff {
 				t.Errorf("changes\n got %s\nwant %s", got, c.diff)
 			}
 		})
@@ -228,4 +224,13 @@ func entriesOf(t *testing.T, up layer.Upper) string {
 		}
 		out = append(out, word)
 	}
+}
+
+// ChangesText is a list of changes on one line, as "C /a,D /b".
+func ChangesText(list []layer.Change) string {
+	var out []string
+	for _, ch := range list {
+		out = append(out, ch.Kind.String()+" "+ch.Path)
+	}
+	return strings.Join(out, ",")
 }

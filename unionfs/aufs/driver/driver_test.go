@@ -135,11 +135,7 @@ func TestLinkedNames(t *testing.T) {
 			defer up.Dir.Close()
 			list, err := layer.Changes(context.Background(), up)
 			must(t, err)
-			var diff []string
-			for _, ch := range list {
-				diff = append(diff, ch.Kind.String()+" "+ch.Path)
-			}
-			if got := strings.Join(diff, ","); got != c.diff {
+			if got := unionfstest.ChangesText(list); got != c.diff {
 				t.Errorf("changes\n got %s\nwant %s", got, c.diff)
 			}
 			compareLayer(t, up, c.want)
