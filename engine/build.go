@@ -134,6 +134,9 @@ func (e *Engine) CheckBuild(ctx context.Context, opt BuildOptions) ([]*build.War
 	}
 	o.Store = s
 	o.Image = func(_ context.Context, ref string, p *ispec.Platform) (image.Image, error) {
+		if own := image.DefaultPlatform(); p.OS == own.OS && p.Architecture == own.Architecture {
+			return o.Store.Resolve(ref) // what a build takes, whatever it is for
+		}
 		return forPlatform(o.Store, ref, *p)
 	}
 	platforms, err := parsePlatforms(opt.Platforms)

@@ -752,6 +752,15 @@ func TestBuildCheck(t *testing.T) {
 	if res := e.Viv("build", "--call=nonsense", dir); res.Code == 0 {
 		t.Error(res)
 	}
+	e.MustViv("import", "--platform", "linux/s390x", testenv.Image(t, "busybox").Rootfs, "foreign")
+	foreign := contextDir(t, map[string]string{"Dockerfile": "FROM foreign\nLABEL a=b\n"})
+	for _, args := range [][]string{{"build", "--check", foreign}, {"build", foreign}} {
+		if res := e.Viv(args...); !strings.Contains(res.Stdout+res.Stderr, "InvalidBaseImagePlatform") {
+			t.Errorf("%v: %v", args, res)
+		}
+	}
+	e.MustViv("rmi", "-f", "foreign")
+	e.MustViv("image", "prune", "-f")
 	const want = "lint violation found for rules: JSONArgsRecommended"
 	if res := e.Viv("build", "-f", dir+"/bad", dir); res.Code != 1 || !strings.Contains(res.Stderr, want) {
 		t.Error(res)
